@@ -1,0 +1,132 @@
+"""Asynchronous successive halving: which trials go on past a rung, in pure Python and knowing no clock.
+
+Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020 (algorithm 2 is rule
+``promote``); rule ``stop`` is the variant that lets a trial run on unless it is already behind.
+
+Both rules share three principles. A result counts for exactly the rung whose epoch it has, never for a lower
+one it arrived late at. A result that is NaN stops its trial and enters no rung. The last epoch is no rung:
+whoever reaches it is complete.
+
+While a rung holds fewer than ``reduction`` results:
+
+* ``promote``: nobody there is promoted, since a third (say) of fewer than three is nobody. Only when nothing
+  else is left to do does the best of the highest such rung go on (``promote_last``), so that every search
+  trains at least one trial to its end.
+* ``stop``: the first result goes on whatever it is; the next ones go on if they reach the same percentile of
+  the results before them that holds later on. With one result before it, that means: if it is no worse.
+"""
+
+from bisect import bisect_right, insort
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from math import floor, isnan
+from typing import Literal
+
+from search.events import Decision
+
+Rule = Literal["promote", "stop"]
+
+
+@dataclass
+class Rung:
+    """The results at one epoch; larger is better."""
+
+    epoch: int
+    values: list[float] = field(default_factory=list)
+    """Ascending."""
+    waiting: list[tuple[float, int]] = field(default_factory=list)
+    """A heap of (-value, trial): paused here, the best one first, the earlier trial of equals."""
+    num_promoted: int = 0
+
+    def quota(self, reduction: int) -> int:
+        return len(self.values) // reduction
+
+    def best_waiting_rank(self) -> int:
+        """How many results of this rung are better than the best trial that waits here."""
+        return len(self.values) - bisect_right(self.values, -self.waiting[0][0])
+
+
+class Asha:
+    """The rungs of one search, and what becomes of a trial at each.
+
+    ``grace`` is the epoch of the lowest rung, each further rung lies ``reduction`` times higher, all of them
+    below ``epochs``. ``rule=None`` has no rungs: every trial trains to its end unless it turns NaN.
+    """
+
+    def __init__(self, epochs: int, grace: int = 1, reduction: int = 3, rule: Rule | None = "promote") -> None:
+        self._epochs = epochs
+        self.reduction = reduction
+        self.rule = rule
+        self.rungs: dict[int, Rung] = {}
+        epoch = grace
+        while rule and epoch < epochs:
+            self.rungs[epoch] = Rung(epoch)
+            epoch *= reduction
+
+    def report(self, trial: int, epoch: int, value: float) -> Decision:
+        """Enter the result of ``trial`` after ``epoch`` (larger is better) and say how it goes on.
+
+        Every report of a trial comes here once, in the order in which it was made.
+        """
+        if isnan(value):
+            return "stop"
+        rung = self.rungs.get(epoch)
+        if rung is None:
+            return "continue"
+        if self.rule == "stop":
+            cutoff = _percentile(rung.values, 1 - 1 / self.reduction)
+            insort(rung.values, value)
+            return "continue" if cutoff is None or value >= cutoff else "stop"
+        insort(rung.values, value)
+        heappush(rung.waiting, (-value, trial))
+        if rung.waiting[0][1] == trial and self._is_promotable(rung):
+            self._promote(rung)
+            return "continue"
+        return "pause"
+
+    def promotable(self) -> int | None:
+        """The paused trial that is to go on next, from the highest rung that has one."""
+        for rung in reversed(self.rungs.values()):
+            if self._is_promotable(rung):
+                return rung.waiting[0][1]
+        return None
+
+    def last_promotable(self) -> int | None:
+        """When nothing else is left to do: the best of the highest rung reached, if that promoted nobody."""
+        reached = [rung for rung in self.rungs.values() if rung.values]
+        if reached and not reached[-1].num_promoted and reached[-1].waiting:
+            return reached[-1].waiting[0][1]
+        return None
+
+    def promote(self, trial: int) -> None:
+        """Let a trial go on that ``promotable`` or ``last_promotable`` named."""
+        for rung in self.rungs.values():
+            if rung.waiting and rung.waiting[0][1] == trial:
+                return self._promote(rung)
+        raise ValueError(f"trial {trial} is not the next of any rung")
+
+    def expected_epochs(self, trials: int) -> int:
+        """About how many epochs a search of so many trials trains; the ladder of ETA and plans."""
+        total, at, alive = 0, 0, trials
+        for epoch in [*self.rungs, self._epochs]:
+            total += alive * (epoch - at)
+            at, alive = epoch, max(1, alive // self.reduction)
+        return total
+
+    def _is_promotable(self, rung: Rung) -> bool:
+        return bool(rung.waiting) and rung.best_waiting_rank() < rung.quota(self.reduction)
+
+    @staticmethod
+    def _promote(rung: Rung) -> None:
+        heappop(rung.waiting)
+        rung.num_promoted += 1
+
+
+def _percentile(ascending: list[float], share: float) -> float | None:
+    """The value below which ``share`` of the values lie, interpolated linearly between neighbours; None of none."""
+    if not ascending:
+        return None
+    position = share * (len(ascending) - 1)
+    below = floor(position)
+    above = min(below + 1, len(ascending) - 1)
+    return ascending[below] + (position - below) * (ascending[above] - ascending[below])

@@ -1,0 +1,247 @@
+"""The command ``rungwise``: run, resume, status, best, check, dashboard.
+
+Exit codes: 0 done, 1 the run failed, 2 bad input, 130 and 143 interrupted by SIGINT and SIGTERM with everything
+durable.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from search.events import RunError, RunFailed
+from search.folder import RunFolder, default_runs
+from spaces.params import Fault, SpaceError
+from spaces.sweep import Sweep
+from trainers.contract import DataError
+from trainers.folds import make_fold
+
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+CHECKED_DRAWS = 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; bad input and failed runs become one clear line per fault on stderr and an exit code."""
+    from search.driver import Interrupted
+
+    options = _parser().parse_args(arguments)
+    sys.path.insert(0, os.getcwd())  # trainers of the user's own are found where they work, as with python -m
+    try:
+        code: int = options.command(options)
+        return code
+    except RunFailed as error:
+        return _complain(error, FAILED)
+    except (SpaceError, DataError, RunError) as error:
+        return _complain(error, BAD_INPUT)
+    except Interrupted as interrupted:
+        print(f"interrupted; everything reported is safe. Go on: rungwise resume {options.run}", file=sys.stderr)
+        return 128 + interrupted.signum
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `rungwise best | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _complain(error: Exception, code: int) -> int:
+    for line in str(error).splitlines():
+        print(f"rungwise: {line}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rungwise", description="Hyperparameter search for classification.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=function)
+        return added
+
+    run = command("run", _run, "run a sweep to its end")
+    run.add_argument("sweep", metavar="SWEEP.yaml", type=Path)
+    run.add_argument("--name", help="name of the run (default: data set and architecture)")
+    _add_driving(run)
+
+    resume = command("resume", _resume, "go on with an interrupted run, or add trials to a finished one")
+    resume.add_argument("run", metavar="RUN", help="a name under the runs folder, or a path")
+    resume.add_argument("--as-started", action="store_true", help="go on although the sweep file has changed since")
+    _add_driving(resume)
+
+    status = command("status", _status, "how a run stands; works while it is going on")
+    best = command("best", _best, "the best configurations of a run")
+    best.add_argument("--top", type=_count, default=10, help="how many (default 10)")
+    for reader in (status, best):
+        reader.add_argument("run", metavar="RUN", help="a name under the runs folder, or a path")
+        reader.add_argument("--json", action="store_true", help="for programs")
+        _add_runs(reader)
+
+    check = command("check", _check, "validate a sweep without training: its file, its data, draws of its space")
+    check.add_argument("sweep", metavar="SWEEP.yaml", type=Path)
+    _add_sweep_options(check)
+
+    dashboard = command("dashboard", _dashboard, "look at runs in a browser; listens on 127.0.0.1 only")
+    dashboard.add_argument("--port", type=_count, default=8501)
+    _add_runs(dashboard)
+    return parser
+
+
+def _add_driving(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runner", choices=("ray", "local"), default="ray", help="where trials run (default: ray)")
+    _add_runs(parser)
+    _add_sweep_options(parser)
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="the runs folder (default: $RUNGWISE_RUNS, or runs)")
+
+
+def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trials", type=_count, metavar="N", help="short for --set search.trials=N")
+    parser.add_argument("--seed", type=int, metavar="N", help="short for --set search.seed=N")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the sweep, e.g. --set epochs=9"
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    short = {"search.trials": options.trials, "search.seed": options.seed}
+    return [*options.set, *(f"{key}={value}" for key, value in short.items() if value is not None)]
+
+
+def _run(options: argparse.Namespace) -> int:
+    from search.driver import load_checked_sweep, run_sweep
+    from search.progress import watched
+
+    overrides = _overrides(options)
+    sweep = load_checked_sweep(options.sweep, overrides)
+    options.run = _checked_name(options.name or _default_name(sweep))
+    folder = RunFolder((options.runs or default_runs()) / options.run)
+    print(f"run {options.run}: up to {sweep.search.trials} trials of {sweep.trainer}, see {folder.path}")
+    run_sweep(sweep, folder, options.runner, options.sweep.absolute(), overrides, watched)
+    return _conclude(folder.path)
+
+
+def _default_name(sweep: Sweep) -> str:
+    """Data set and architecture, such as digits-cnn."""
+    dataset = sweep.dataset
+    named = dataset if isinstance(dataset, str) else Path(str(dataset.get("path", dataset["kind"]))).stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{named}-{re.split('[/:.]', sweep.trainer)[-1]}")
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name):
+        raise RunError(
+            f"--name {name!r} is no name for a run: use 1 to 64 letters, digits, '.', '_' and '-', "
+            "not starting with '.' or '-'; give a folder with --runs"
+        )
+    return name
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from search.driver import resume_run
+    from search.folder import find_run
+    from search.progress import watched
+
+    folder = find_run(options.run, options.runs)
+    resume_run(folder.path, _overrides(options), options.runner, as_started=options.as_started, watch=watched)
+    return _conclude(folder.path)
+
+
+def _conclude(path: Path) -> int:
+    """Print what came out; a run without a single result has failed."""
+    from search.progress import console, leaderboard
+    from search.results import load_run
+
+    results = load_run(path)
+    print()
+    console().print(leaderboard(results, top=5))
+    more = 2 * len(results.run.trials)
+    print(f"\nNext, the best in full:   rungwise best {path} --top 20")
+    print(f"      more trials:        rungwise resume {path} --trials {more}")
+    print(f"      curves in a browser: rungwise dashboard --runs {path.parent}")
+    return DONE if results.run.best else FAILED
+
+
+def _status(options: argparse.Namespace) -> int:
+    from search.results import load_run
+
+    results = load_run(options.run, options.runs)
+    status = results.status()
+    if options.json:
+        print(json.dumps(status))
+        return DONE
+    counts = ", ".join(f"{count} {name}" for name, count in status["trials"].items() if count) or "none"
+    print(f"run {status['run']}: {status['state']}\ntrials: {counts}\nepochs: {status['epochs']}")
+    if best := status["best"]:
+        params = ", ".join(f"{name}={value}" for name, value in best["params"].items())
+        objective = f"{best['objective']['name']} {best['objective']['value']:.4f}"
+        print(f"best: trial {best['trial']} at epoch {best['epoch']}: {objective}\n      {params}")
+    for trial in results.run.trials.values():
+        if trial.status == "failed":
+            print(f"trial {trial.number} failed: {trial.reason.splitlines()[0]}")
+    return DONE
+
+
+def _best(options: argparse.Namespace) -> int:
+    from search.progress import console, leaderboard
+    from search.results import load_run
+
+    results = load_run(options.run, options.runs)
+    if options.json:
+        print(json.dumps([results.summary(trial) for trial in results.best(options.top)]))
+        return DONE
+    if not results.run.best:
+        print(f"run {results.folder.name} has no result yet")
+        return DONE
+    console().print(leaderboard(results, options.top))
+    return DONE
+
+
+def _check(options: argparse.Namespace) -> int:
+    from search.driver import load_checked_sweep, load_rows
+    from search.plan import dry_draws
+
+    sweep = load_checked_sweep(options.sweep, _overrides(options))
+    dataset, splits = load_rows(sweep)
+    print(f"data: {dataset.source}")
+    print(f"rows: {len(splits.train)} to train, {len(splits.valid)} to validate, {len(splits.test)} to test")
+    size = sweep.space.size
+    print(f"space: {len(sweep.space.params)} params, {f'{size} configurations' if size else 'continuous'}")
+    reasons = Counter(dry_draws(sweep, make_fold(dataset, splits, sweep.epochs, 0), CHECKED_DRAWS))
+    feasible = reasons.pop("", 0)
+    print(f"draws: {feasible} of {CHECKED_DRAWS} are feasible")
+    for reason, count in reasons.most_common():
+        print(f"  {count} x {reason}")
+    if not feasible:
+        raise SpaceError(Fault(("space",), f"none of {CHECKED_DRAWS} draws has a model; narrow it"))
+    return DONE
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    """Hand this process over to Streamlit."""
+    runs = (options.runs or default_runs()).absolute()
+    app = Path(__file__).parent.parent / "dashboard" / "app.py"
+    os.execv(
+        sys.executable,
+        [
+            *(sys.executable, "-m", "streamlit", "run", str(app)),
+            *("--server.address", "127.0.0.1"),
+            *("--server.port", str(options.port)),
+            *("--server.headless", "true"),
+            *("--server.enableXsrfProtection", "true"),
+            *("--browser.gatherUsageStats", "false"),
+            *("--client.showErrorDetails", "none"),
+            *("--", "--runs", str(runs)),
+        ],
+    )

@@ -1,0 +1,248 @@
+"""Drives a run from start to end: data, lock, log, search and runner put together; what ``rungwise run`` calls."""
+
+import difflib
+import importlib
+import importlib.metadata
+import platform
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from search.events import EventLog, Resumed, Run, RunError, RunFailed, SweepEnded, SweepStarted, read_events
+from search.folder import RunFolder, find_run, write_text
+from search.runner import Runner
+from search.search import Search
+from search.trial_loop import Training
+from spaces.params import SpaceError
+from spaces.sweep import Sweep, load_sweep
+from trainers.catalog import trainer_faults
+from trainers.datasets import Dataset, load_dataset
+from trainers.folds import Splits, fingerprint, make_fold, split_rows, y_valid
+from trainers.metrics import METRICS
+
+RunnerName = Literal["ray", "local"]
+RUNNERS: dict[str, str] = {"ray": "search.ray_runner", "local": "search.local_runner"}
+CHANGEABLE = {"search.trials", "budget", "resources"}
+"""What a resumed run may do differently: how far to go and on what, never what its numbers mean."""
+LIBRARIES = ("rungwise", "numpy", "scikit-learn", "keras", "tensorflow", "optuna", "ray")
+
+Watch = Callable[[Search], Any]
+"""Given the search before it starts; returns a context manager that is held while it runs."""
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came. Everything reported so far is durable."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+@contextmanager
+def unwatched(search: Search) -> Iterator[None]:
+    yield
+
+
+def load_checked_sweep(path: Path | str, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a sweep and check all of it: its own rules, and its names against trainers, data sets and metrics.
+
+    Raises SpaceError with every fault, each with file and line.
+    """
+    return load_sweep(Path(path), overrides, check=trainer_faults)
+
+
+def run_sweep(
+    sweep: Sweep,
+    folder: RunFolder | Path | str,
+    runner: RunnerName = "ray",
+    source: Path | None = None,
+    overrides: Sequence[str] = (),
+    watch: Watch = unwatched,
+) -> Run:
+    """Run a sweep into a new folder until its search is over.
+
+    Raises RunError when the folder is taken or the run fails, DataError for data nothing can be trained on,
+    Interrupted on SIGINT or SIGTERM.
+    """
+    folder = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
+    dataset, splits = load_rows(sweep)
+    folder.create()
+    with folder.lock():
+        write_text(folder.sweep, sweep.to_yaml())
+        started = SweepStarted(
+            sweep=sweep.to_dict(),
+            source=str(source) if source else None,
+            overrides=tuple(overrides),
+            direction=METRICS[sweep.objective],
+            classes=dataset.classes,
+            data=fingerprint(dataset, splits),
+            versions=_versions(),
+        )
+        with EventLog(folder.events) as log:
+            log.append(started)
+            search = Search.replay(sweep, [started], log.append)
+            return _drive(search, log, folder, _training(sweep, dataset, splits), runner, watch)
+
+
+def resume_run(
+    run: str | Path,
+    overrides: Sequence[str] = (),
+    runner: RunnerName = "ray",
+    runs: Path | None = None,
+    as_started: bool = False,
+    watch: Watch = unwatched,
+) -> Run:
+    """Go on with a run where its log ends; ``overrides`` may give it more trials, another budget or resources.
+
+    Raises RunError when there is no such run, another driver holds it, its file, its source (unless
+    ``as_started``) or an override asks for another search than the one that was started, or its data changed.
+    """
+    folder = find_run(run, runs)
+    with folder.lock(), EventLog(folder.events) as log:
+        events = [event for event, _ in read_events(folder.events)]
+        before = Run()
+        for event in events:
+            before.apply(event)
+        if before.started is None:
+            raise RunError(f"run {folder.name!r} was killed before it began; delete {folder.path} and run it again")
+        as_logged = Sweep.from_dict(before.sweep)
+        sweep = load_checked_sweep(folder.sweep, overrides)
+        _refuse_other_search(as_logged, sweep, folder.sweep)
+        if not as_started:
+            _refuse_changed_source(before.started)
+        dataset, splits = load_rows(sweep)
+        if fingerprint(dataset, splits) != before.started.data:
+            raise RunError(
+                f"the data of run {folder.name!r} changed since it was started ({dataset.source}): its trials "
+                "could not be compared; put the data back, or start a new run"
+            )
+        search = Search.replay(sweep, events, log.append)
+        changed = {k: v for k, v in sweep.to_dict().items() if v != before.sweep.get(k)}
+        resumed = Resumed(changed=changed)
+        log.append(resumed)
+        search.run.apply(resumed)
+        write_text(folder.sweep, sweep.to_yaml())
+        return _drive(search, log, folder, _training(sweep, dataset, splits), runner, watch)
+
+
+def _drive(
+    search: Search, log: EventLog, folder: RunFolder, training: Training, runner: RunnerName, watch: Watch
+) -> Run:
+    run: Runner = importlib.import_module(RUNNERS[runner]).run
+    end = partial(_append_end, search, log)
+    try:
+        with _signals_raise(), watch(search):
+            run(search, training, folder)
+    except Interrupted as interrupted:
+        end("interrupted", signal.Signals(interrupted.signum).name)
+        raise
+    except RunFailed as error:
+        end("failed", str(error))
+        raise
+    end("complete", search.over() or "all trials are done")
+    return search.run
+
+
+def _append_end(
+    search: Search, log: EventLog, state: Literal["complete", "failed", "interrupted"], reason: str
+) -> None:
+    event = SweepEnded(state=state, reason=reason)
+    try:
+        log.append(event)
+    except RunFailed:
+        if state == "complete":
+            raise
+        return  # the disk that ended the run cannot take this line either
+    search.run.apply(event)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGINT and SIGTERM raise Interrupted, once: `ray job stop` kills three seconds after it asked."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, signal.SIG_IGN)
+        raise Interrupted(signum)
+
+    before = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def load_rows(sweep: Sweep) -> tuple[Dataset, Splits]:
+    dataset = load_dataset(sweep.dataset)
+    validation = sweep.validation
+    return dataset, split_rows(dataset, validation.holdout, validation.test, sweep.search.seed)
+
+
+def _training(sweep: Sweep, dataset: Dataset, splits: Splits) -> Training:
+    return Training(
+        trainer=sweep.trainer,
+        objective=sweep.objective,
+        fixed=dict(sweep.fixed),
+        threads=max(1, int(sweep.resources.cpu)),
+        fold=make_fold(dataset, splits, sweep.epochs, sweep.search.seed),
+        y_valid=y_valid(dataset, splits),
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _refuse_other_search(started: Sweep, asked: Sweep, where: Path | str) -> None:
+    ours, theirs = _unchangeable(started), _unchangeable(asked)
+    if ours != theirs:
+        diff = difflib.unified_diff(ours, theirs, "as started", str(where), lineterm="", n=0)
+        raise RunError(
+            "a run cannot be resumed as another search: its trials would not be comparable. "
+            "Take the change back, or start a new run with it:\n" + "\n".join(diff)
+        )
+
+
+def _refuse_changed_source(started: SweepStarted) -> None:
+    source = Path(started.source) if started.source else None
+    if source is None or not source.is_file():
+        return
+    try:
+        now = load_checked_sweep(source, started.overrides)
+    except SpaceError:
+        return  # being edited: not what this run was started from any more, and nothing to compare
+    try:
+        _refuse_other_search(Sweep.from_dict(started.sweep), now, source)
+    except RunError as error:
+        raise RunError(f"{error}\nTo go on with the run as it was started: --as-started") from None
+
+
+def _unchangeable(sweep: Sweep) -> list[str]:
+    return [
+        f"{name}: {value}"
+        for name, value in _flat(sweep.to_dict())
+        if not any(name == key or name.startswith(f"{key}.") for key in CHANGEABLE)
+    ]
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in section.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,21 @@
+"""Trials one after another in this process: the shortest way from a space to a result, and the one to debug in."""
+
+from contextlib import closing
+
+from search.folder import RunFolder
+from search.runner import accept
+from search.search import Ended, Search
+from search.trial_loop import Training, Worker
+
+
+def run(search: Search, training: Training, folder: RunFolder) -> None:
+    """See ``runner.Runner``. Raises RunError when the log cannot be written or the search is hopeless."""
+    worker = Worker(training)
+    while stretch := search.next_trial():
+        start = folder.checkpoint(stretch.trial, stretch.start) if stretch.start else None
+        with closing(worker.train(stretch, start)) as messages:
+            for message in messages:
+                if isinstance(message, Ended):
+                    search.finish(message)
+                elif accept(message, search, folder) != "continue":
+                    break

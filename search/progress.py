@@ -1,0 +1,147 @@
+"""How a sweep is going, on the terminal while it goes, and its leaderboard at the end."""
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from search.events import Trial
+from search.results import Results
+from search.search import Search
+
+LIVE_S = 0.25
+LINE_S = 5.0
+GUARDS = ("accuracy", "macro_f1", "balanced_accuracy", "worst_class_recall")
+"""Shown beside every objective: accuracy alone hides a lost class."""
+
+
+@contextmanager
+def watched(search: Search) -> Iterator[None]:
+    """Show the search on stderr while the context lasts: a live panel on a terminal, plain lines elsewhere."""
+    terminal = Console(stderr=True, highlight=False)
+    shown = _live(search, terminal) if terminal.is_terminal else _lines(search)
+    with shown:
+        yield
+
+
+@contextmanager
+def _live(search: Search, terminal: Console) -> Iterator[None]:
+    with Live(console=terminal, get_renderable=lambda: _panel(search), refresh_per_second=1 / LIVE_S):
+        yield
+
+
+@contextmanager
+def _lines(search: Search) -> Iterator[None]:
+    stop = threading.Event()
+
+    def print_lines() -> None:
+        last = ""
+        while not stop.wait(LINE_S):
+            line = _line(search)
+            if line != last:
+                print(line, file=sys.stderr, flush=True)
+            last = line
+
+    thread = threading.Thread(target=print_lines, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        print(_line(search), file=sys.stderr, flush=True)
+
+
+def _panel(search: Search) -> Group:
+    rungs = Text("  ".join(_rungs(search)), style="dim")
+    return Group(Text(_counts(search)), Text(_best(search), style="bold"), rungs)
+
+
+def _line(search: Search) -> str:
+    return "  ".join([_counts(search), _best(search), *_rungs(search)])
+
+
+def _counts(search: Search) -> str:
+    trials = list(search.run.trials.values())  # one step for the interpreter: the driver adds trials meanwhile
+    counts = Counter(trial.status for trial in trials)
+    started = f"{len(trials) - counts['infeasible']}/{search.sweep.search.trials}"
+    others = ", ".join(
+        f"{counts[status]} {status}"
+        for status in ("complete", "running", "paused", "stopped", "failed", "infeasible")
+        if counts[status] or status in ("complete", "running", "stopped", "failed")
+    )
+    return f"trials {started}: {others} | {search.run.epochs} epochs | {_clock(search.elapsed())}{_eta(search)}"
+
+
+def _best(search: Search) -> str:
+    best = search.run.best
+    if best is None:
+        return "no result yet"
+    return f"best {search.sweep.objective} {best.best_value:.4f} (trial {best.number}, epoch {best.best_epoch})"
+
+
+def _rungs(search: Search) -> Iterable[str]:
+    for rung in list(search.asha.rungs.values()):
+        promoted = f", {rung.num_promoted} went on" if search.asha.rule == "promote" else ""
+        yield f"rung {rung.epoch}: {len(rung.values)}{promoted}"
+
+
+def _eta(search: Search) -> str:
+    """Left of the epochs that such a search trains, at the pace so far; nothing until there is a pace."""
+    run = search.run
+    if not run.epochs:
+        return ""
+    left = max(0, search.asha.expected_epochs(search.sweep.search.trials) - run.epochs)
+    seconds = search.elapsed() / run.epochs * left
+    minutes = search.sweep.budget.minutes
+    if minutes is not None:
+        seconds = min(seconds, max(0.0, 60 * minutes - search.elapsed()))
+    return f" | about {_clock(seconds)} left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def console() -> Console:
+    """Standard output; wide where nobody's window limits it."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def leaderboard(results: Results, top: int) -> Table:
+    """The best trials as a table: the objective first, then what accuracy hides, then the params that vary."""
+    trials = results.best(top)
+    objective = results.objective
+    metrics = [objective, *(name for name in GUARDS if name != objective)]
+    varying = _varying(trials)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("trial", *metrics, "epoch"):
+        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("params that vary" if len(trials) > 1 else "params", style="dim")
+    for trial in trials:
+        table.add_row(
+            str(trial.number),
+            *(f"{trial.metrics[name]:.4f}" for name in metrics),
+            f"{trial.best_epoch}/{trial.epoch}",
+            results.status_of(trial),
+            " ".join(f"{name}={_short(trial.params[name])}" for name in varying if name in trial.params),
+        )
+    return table
+
+
+def _varying(trials: list[Trial]) -> list[str]:
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    return [name for name in names if len({trial.params.get(name) for trial in trials}) > 1] or list(names)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

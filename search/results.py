@@ -1,0 +1,120 @@
+"""What came out of a run, for people and notebooks: its state, its best trials, its curves."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from search.events import Reported, Run, SweepEnded, Trial, read_events
+from search.folder import RunFolder, find_run
+
+if TYPE_CHECKING:
+    import pandas
+
+State = Literal["running", "complete", "failed", "interrupted"]
+STATUSES = ("complete", "stopped", "failed", "infeasible", "running", "paused")
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run as it stood when it was loaded. Load it again to see it go on."""
+
+    folder: RunFolder
+    run: Run
+    state: State
+
+    @property
+    def objective(self) -> str:
+        return self.run.objective
+
+    def status_of(self, trial: Trial) -> str:
+        """A trial that is still paused when its run is complete was stopped."""
+        if trial.status == "paused" and self.state == "complete":
+            return "stopped"
+        return trial.status
+
+    def counts(self) -> dict[str, int]:
+        """Trials by status; every status is named."""
+        counts = Counter(map(self.status_of, self.run.trials.values()))
+        return {status: counts[status] for status in STATUSES}
+
+    def best(self, top: int = 10) -> list[Trial]:
+        """The trials with the best objective at their best epoch, the best first, the earlier one of equals."""
+        sign = -1 if self.run.direction == "max" else 1
+        ranked = [trial for trial in self.run.trials.values() if trial.best_epoch]
+        return sorted(ranked, key=lambda trial: (sign * trial.best_value, trial.number))[:top]
+
+    def frame(self) -> "pandas.DataFrame":
+        """One row a trial: status, params as ``param.*``, metrics of the best epoch, epochs, seconds."""
+        import pandas
+
+        rows = [
+            {
+                "trial": trial.number,
+                "status": self.status_of(trial),
+                **{f"param.{name}": value for name, value in trial.params.items()},
+                **trial.metrics,
+                "epochs": trial.epoch,
+                "best_epoch": trial.best_epoch,
+                "seconds": trial.seconds,
+                "reason": trial.reason,
+            }
+            for trial in self.run.trials.values()
+        ]
+        return pandas.DataFrame(rows).set_index("trial") if rows else pandas.DataFrame()
+
+    def curves(self, trials: int | Sequence[int]) -> "pandas.DataFrame":
+        """One row an epoch of one trial or of several: trial, epoch, every metric, every curve of its trainer.
+
+        Raises KeyError for a trial that the run has not.
+        """
+        import pandas
+
+        wanted = {trials} if isinstance(trials, int) else set(trials)
+        if missing := wanted - self.run.trials.keys():
+            raise KeyError(f"run {self.folder.name!r} has no trial {sorted(missing)[0]}")
+        rows = [
+            {"trial": event.trial, "epoch": event.epoch, **event.metrics, **event.curves}
+            for event, _ in read_events(self.folder.events)
+            if isinstance(event, Reported) and event.trial in wanted
+        ]
+        return pandas.DataFrame(rows)
+
+    def status(self) -> dict[str, Any]:
+        """The run in a few JSON-able numbers, as ``rungwise status --json`` prints them."""
+        best = self.run.best
+        return {
+            "run": self.folder.name,
+            "state": self.state,
+            "trials": self.counts(),
+            "epochs": self.run.epochs,
+            "best": None if best is None else self.summary(best),
+        }
+
+    def summary(self, trial: Trial) -> dict[str, Any]:
+        return {
+            "trial": trial.number,
+            "epoch": trial.best_epoch,
+            "params": trial.params,
+            "objective": {"name": self.objective, "value": trial.best_value},
+            "metrics": dict(trial.metrics),
+        }
+
+
+def load_run(run: str | Path, runs: Path | None = None) -> Results:
+    """Read a run by name or path; works while it is going on.
+
+    Raises RunError when there is no such run or its log cannot be read.
+    """
+    folder = find_run(os.fspath(run), runs)
+    is_locked = folder.is_locked()  # asked first: a driver that ends meanwhile has written its end
+    folded = Run.read(folder.events)
+    return Results(folder, folded, _state(folded.ended, is_locked))
+
+
+def _state(ended: SweepEnded | None, is_locked: bool) -> State:
+    if ended is not None:
+        return ended.state
+    return "running" if is_locked else "interrupted"

@@ -1,0 +1,295 @@
+"""The brain of a sweep: which stretch of which trial comes next, and what becomes of each report.
+
+One object, three bodies: the local runner, the Ray runner and simulations drive it through ``next_trial``,
+``report``, ``finish`` and ``lose``. All its state follows from its events, so ``replay`` rebuilds it from a log.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.asha import Asha
+from search.events import (
+    Decision,
+    Ending,
+    Event,
+    Finished,
+    Promoted,
+    Reported,
+    Run,
+    RunFailed,
+    TrialStarted,
+    WorkerLost,
+)
+from search.suggesters import load_suggester
+from spaces.params import Value
+from spaces.sweep import Sweep
+
+LOST_WORKERS = 3
+"""A trial that took so many workers down with it has failed: it probably needs more memory than there is."""
+HOPELESS_FAILURES = 5
+HOPELESS_INFEASIBLE = 200
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A piece of work: train one trial from a checkpoint on, until told to stop."""
+
+    trial: int
+    params: dict[str, Value]
+    seed: int
+    start: int
+    """The epoch of the checkpoint to go on from; 0 begins anew."""
+    reported: int
+    """Epochs that were reported before: trained again after a crash, never reported again."""
+    best: float
+    """The objective of the best of those, NaN if there is none."""
+    pauses: tuple[int, ...]
+    """Epochs at which the trial may have to pause: these need a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """One epoch of one trial, scored."""
+
+    trial: int
+    epoch: int
+    metrics: Mapping[str, float]
+    confusion: tuple[tuple[int, ...], ...] = ()
+    curves: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    checkpoint: Mapping[str, bytes] | None = None
+    """The checkpoint's files by name, if this epoch has one."""
+    probabilities: NDArray[np.float32] | None = None
+    """Validation predictions, if this epoch is the trial's best so far."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial ended by itself, after its last report."""
+
+    trial: int
+    ending: Ending
+    reason: str = ""
+
+
+class Search:
+    """Decides; knows neither Ray nor files. ``append`` makes events durable before anything follows from them."""
+
+    def __init__(
+        self, sweep: Sweep, run: Run, append: Callable[..., None], clock: Callable[[], float] = time.time
+    ) -> None:
+        self.sweep = sweep
+        self.run = run
+        self.asha = (
+            Asha(sweep.epochs, sweep.asha.grace, sweep.asha.reduction, sweep.asha.rule)
+            if sweep.asha
+            else Asha(sweep.epochs, rule=None)
+        )
+        self._append = append
+        self._clock = clock
+        self._suggester = load_suggester(sweep)
+        self._exhausted = False
+        self._in_flight: set[int] = set()
+        self._unfinished: deque[int] = deque()
+        """Trials that were running when their worker or driver went away."""
+
+    @classmethod
+    def replay(
+        cls,
+        sweep: Sweep,
+        events: Iterable[Event],
+        append: Callable[..., None],
+        clock: Callable[[], float] = time.time,
+    ) -> Self:
+        """The search as it stood after ``events``; what was running then is handed out again first."""
+        search = cls(sweep, Run(), append, clock)
+        for event in events:
+            match event:
+                case TrialStarted():
+                    search._suggester.restore(event.trial, event.params)
+                case Reported():
+                    search.asha.report(event.trial, event.epoch, search._signed(event.metrics))
+                case Promoted():
+                    search.asha.promote(event.trial)
+            search._follow(event)
+        search._in_flight.clear()
+        search._unfinished = deque(t.number for t in search.run.trials.values() if t.status == "running")
+        return search
+
+    def next_trial(self) -> Stretch | None:
+        """The next piece of work for a free worker.
+
+        None means that there is none now; if no stretch is being trained at that moment either, the search
+        is over.
+        """
+        if self.over():
+            return None
+        if self._unfinished:
+            return self._hand_out(self._unfinished.popleft())
+        trial = self.asha.promotable()
+        if trial is None:
+            if new := self._start_trial():
+                return new
+            if not self._in_flight:
+                trial = self.asha.last_promotable()
+        if trial is None:
+            return None
+        self.asha.promote(trial)
+        self._record(Promoted(trial=trial))
+        return self._hand_out(trial)
+
+    def report(self, report: Report) -> Decision:
+        """Take an epoch of a trial in flight; durable when this returns."""
+        value = self._signed(report.metrics)
+        decision = self.asha.report(report.trial, report.epoch, value)
+        ending, reason = self._ending(report, value, decision)
+        if ending:
+            decision = "stop"
+        events: list[Event] = [
+            Reported(
+                trial=report.trial,
+                epoch=report.epoch,
+                metrics=dict(report.metrics),
+                confusion=report.confusion,
+                curves=dict(report.curves),
+                seconds=report.seconds,
+                checkpoint=report.checkpoint is not None,
+                decision=decision,
+            )
+        ]
+        if ending:
+            events.append(Finished(trial=report.trial, ending=ending, reason=reason))
+        self._record(*events)
+        return decision
+
+    def finish(self, ended: Ended) -> None:
+        """Take the end of a trial in flight that ended by itself.
+
+        Raises RunFailed when nothing can come of the search any more: trials only fail, or none is feasible.
+        """
+        self._record(Finished(trial=ended.trial, ending=ended.ending, reason=ended.reason))
+        self._give_up_if_hopeless(ended)
+
+    def lose(self, trial: int, reason: str) -> None:
+        """The worker of a trial in flight died. The trial is handed out again, from its last checkpoint."""
+        self._record(WorkerLost(trial=trial, reason=reason))
+        if self.run.trials[trial].lost_workers >= LOST_WORKERS:
+            self._unfinished.remove(trial)
+            self.finish(Ended(trial, "failed", f"its worker died {LOST_WORKERS} times; the last time: {reason}"))
+
+    def over(self) -> str | None:
+        """Why nothing more is to be trained, whatever could be: the target is reached or the budget used up."""
+        budget, best = self.sweep.budget, self.run.best
+        if budget.target is not None and best and not self.run.is_better(budget.target, best.best_value):
+            return f"trial {best.number} reached the target of {budget.target:g}"
+        if budget.minutes is not None and self.elapsed() >= 60 * budget.minutes:
+            return f"the budget of {budget.minutes:g} minutes is used up"
+        return None
+
+    def elapsed(self) -> float:
+        """Seconds that drivers have spent on this run, time between a stop and a resume left out."""
+        return self.run.elapsed(self._clock())
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._in_flight)
+
+    def _start_trial(self) -> Stretch | None:
+        trials = self.run.trials.values()
+        counted = len(trials) - self.run.num_infeasible  # these cost no budget
+        if self._exhausted or counted >= self.sweep.search.trials:
+            return None
+        params = self._suggester.suggest(len(trials) + 1)
+        if params is None:
+            self._exhausted = True
+            return None
+        number = len(trials) + 1
+        self._record(TrialStarted(trial=number, params=params))
+        return self._hand_out(number)
+
+    def _hand_out(self, number: int) -> Stretch:
+        trial = self.run.trials[number]
+        self._in_flight.add(number)
+        return Stretch(
+            trial=number,
+            params=trial.params,
+            seed=_derived_seed(self.sweep.search.seed, number),
+            start=trial.last_checkpoint,
+            reported=trial.epoch,
+            best=trial.best_value,
+            pauses=tuple(self.asha.rungs) if self.asha.rule == "promote" else (),
+        )
+
+    def _ending(self, report: Report, value: float, decision: Decision) -> tuple[Ending | None, str]:
+        """Whether this report is the trial's last, and why."""
+        if math.isnan(value):
+            return "stopped", f"{self.sweep.objective} is NaN at epoch {report.epoch}: training diverged"
+        if report.epoch >= self.sweep.epochs:
+            return "complete", ""
+        if decision == "stop":
+            share = f"best 1/{self.asha.reduction}"
+            return "stopped", f"not among the {share} at the rung of epoch {report.epoch}"
+        if decision == "continue" and (why := self._over_after(report, value)):
+            return "stopped", why
+        return None, ""
+
+    def _over_after(self, report: Report, value: float) -> str | None:
+        target = self.sweep.budget.target
+        if target is not None and value >= self._sign * target:
+            return f"reached the target of {target:g} at epoch {report.epoch}"
+        return self.over()
+
+    def _record(self, *events: Event) -> None:
+        self._append(*events)
+        for event in events:
+            self._follow(event)
+
+    def _follow(self, event: Event) -> None:
+        """Everything that an event changes, live and in a replay alike."""
+        self.run.apply(event)
+        match event:
+            case TrialStarted() | Promoted():
+                self._in_flight.add(event.trial)
+            case Reported():
+                self._suggester.report(event.trial, event.epoch, self._signed(event.metrics))
+                if event.decision == "pause":
+                    self._in_flight.discard(event.trial)
+                    self._suggester.rest(event.trial)
+            case Finished():
+                self._in_flight.discard(event.trial)
+                best = self._sign * self.run.trials[event.trial].best_value
+                self._suggester.finish(event.trial, event.ending, best)
+            case WorkerLost():
+                self._in_flight.discard(event.trial)
+                self._unfinished.append(event.trial)
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.run.direction == "max" else -1
+
+    def _signed(self, metrics: Mapping[str, Any]) -> float:
+        """The objective, turned so that larger is better."""
+        return self._sign * float(metrics[self.sweep.objective])
+
+    def _give_up_if_hopeless(self, ended: Ended) -> None:
+        endings = [t.status for t in reversed(self.run.trials.values()) if t.is_finished]
+        same = next((n for n, status in enumerate(endings) if status != ended.ending), len(endings))
+        if ended.ending == "failed" and same >= HOPELESS_FAILURES and not self.run.epochs:
+            raise RunFailed(f"the first {same} trials all failed; the last one: {ended.reason}")
+        if ended.ending == "infeasible" and same >= HOPELESS_INFEASIBLE and self.sweep.search.suggester != "grid":
+            raise RunFailed(
+                f"{same} configurations in a row were infeasible; the last one: {ended.reason}; "
+                "narrow the space: rungwise check shows what fits"
+            )
+
+
+def _derived_seed(seed: int, trial: int) -> int:
+    return int(np.random.SeedSequence([seed, trial]).generate_state(1)[0] >> 1)
+

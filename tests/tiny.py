@@ -1,0 +1,83 @@
+"""A small honest trainer for tests: softmax regression in numpy, with an epoch of a millisecond and every mishap."""
+
+import math
+import os
+import signal
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from trainers.contract import Epoch, Fold, Infeasible
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: float = Field(0.1, gt=0)
+    batch_size: int = Field(16, ge=1)
+    epoch_s: float = Field(0.0, ge=0)
+    """How long an epoch takes at least."""
+    mishap: Literal["none", "infeasible", "raises", "diverges", "kills"] = "none"
+    mishap_epoch: int = 2
+
+
+class Softmax:
+    """Multinomial logistic regression by stochastic gradient descent."""
+
+    Settings = Settings
+
+    def check(self, settings: Settings, fold: Fold) -> None:
+        if settings.mishap == "infeasible":
+            raise Infeasible("mishap: this configuration has no model")
+
+    def train(self, settings: Settings, fold: Fold, start: Path | None) -> Generator[Epoch, float, None]:
+        self.check(settings, fold)
+        x, x_valid = _flat(fold.x_train, fold.scale), _flat(fold.x_valid, fold.scale)
+        targets = np.eye(len(fold.classes))[fold.y_train]
+        weights, first = np.zeros((x.shape[1], len(fold.classes))), 1
+        if start:
+            with np.load(start / "weights.npz", allow_pickle=False) as saved:
+                weights, first = saved["weights"], int(saved["epoch"]) + 1
+        for number in range(first, fold.epochs + 1):
+            time.sleep(settings.epoch_s)
+            if number == settings.mishap_epoch:
+                weights = _suffer(settings.mishap, weights)
+            order = np.random.default_rng([fold.seed, number]).permutation(len(x))
+            for rows in np.array_split(order, max(1, len(x) // settings.batch_size)):
+                error = _softmax(x[rows] @ weights) - targets[rows]
+                weights = weights - settings.learning_rate / len(rows) * x[rows].T @ error
+            loss = float(-np.log(np.maximum(_softmax(x @ weights)[targets > 0], 1e-30)).mean())
+
+            def save(folder: Path, weights: NDArray[Any] = weights, number: int = number) -> None:
+                np.savez(folder / "weights.npz", weights=weights, epoch=number)
+
+            yield Epoch(number, _softmax(x_valid @ weights).astype(np.float32), {"train_loss": loss}, save)
+
+    def load(self, folder: Path) -> Any:
+        raise NotImplementedError
+
+
+def _flat(x: NDArray[Any], scale: float) -> NDArray[np.float64]:
+    rows = x.reshape(len(x), -1) / scale
+    return np.hstack([rows, np.ones((len(rows), 1))])
+
+
+def _softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _suffer(mishap: str, weights: NDArray[Any]) -> NDArray[Any]:
+    match mishap:
+        case "raises":
+            raise ZeroDivisionError("the trainer has a fault")
+        case "diverges":
+            return weights * math.nan
+        case "kills":
+            os.kill(os.getpid(), signal.SIGKILL)
+    return weights

@@ -1,0 +1,113 @@
+"""Trainers by name, and the faults of a sweep that only they can tell."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from spaces.params import Choice, Float, Int, SpaceError
+from trainers.catalog import TRAINERS, load_trainer, trainer_faults
+from trainers.sklearn_trainer import KNNTrainer
+
+GOOD: dict[str, Any] = {
+    "dataset": "digits",
+    "trainer": "keras/cnn",
+    "objective": "macro_f1",
+    "fixed": {"batch_size": 32},
+    "space": {
+        "filters": Int(8, 64, log=True),
+        "learning_rate": Float(1e-4, 1e-1, log=True),
+        "optimizer": Choice(values=("adam", "sgd")),
+        "dropout": Choice(values=(0, 0.5)),
+    },
+}
+
+
+def faults(**sections: Any) -> list[str]:
+    return [str(fault) for fault in trainer_faults({**GOOD, **sections})]
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_every_name_loads(name: str) -> None:
+    assert load_trainer(name).Settings()
+
+
+def test_any_importable_class_is_a_trainer() -> None:
+    assert isinstance(load_trainer("trainers.sklearn_trainer:KNNTrainer"), KNNTrainer)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("keras/cn", "unknown trainer 'keras/cn'; known: .*; did you mean 'keras/cnn'?"),
+        ("no_such_module:Trainer", "cannot import .*No module named 'no_such_module'"),
+        (":Trainer", "cannot import"),
+        ("trainers.sklearn_trainer:KMMTrainer", "has no 'KMMTrainer'"),
+        ("trainers.sklearn_trainer:", "has no ''"),
+    ],
+)
+def test_unknown_trainer_says_what_is_known(name: str, message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        load_trainer(name)
+
+
+def test_a_good_sweep_has_no_faults() -> None:
+    assert faults() == []
+
+
+def test_sections_that_were_faulty_by_themselves_are_skipped() -> None:
+    assert list(trainer_faults({})) == []
+    assert list(trainer_faults({"space": {"filters": Int(1, 2)}, "fixed": {"anything": 1}})) == []
+
+
+def test_unknown_names_are_told() -> None:
+    (dataset, objective, trainer) = faults(dataset="digit", objective="macro-f1", trainer="sklearn/knm")
+    assert dataset.startswith("dataset: ") and "did you mean 'digits'" in dataset
+    assert objective.startswith("objective: unknown metric 'macro-f1'; known: accuracy, ")
+    assert objective.endswith("did you mean 'macro_f1'?")
+    assert trainer.startswith("trainer: ") and "did you mean 'sklearn/knn'" in trainer
+
+
+def test_params_must_be_settings_of_the_trainer() -> None:
+    fixed, space = faults(fixed={"batchsize": 32}, space={"filter": Int(1, 2)})
+    assert fixed.startswith("fixed.batchsize: trainer keras/cnn has no such setting; it has ")
+    assert fixed.endswith("did you mean 'batch_size'?")
+    assert space.startswith("space.filter: ") and space.endswith("did you mean 'filters'?")
+
+
+@pytest.mark.parametrize(
+    ("name", "param", "message"),
+    [
+        ("dropout", Float(0.0, 1.0), "1.0 is too large; allowed: a number, 0 <= dropout < 1"),
+        ("learning_rate", Float(0.0, 1.0), "0.0 is too small; allowed: a number, 0 < learning_rate <= 10"),
+        ("filters", Int(0, 8), "0 is too small; allowed: a whole number, 1 <= filters <= 1024"),
+        ("filters", Int(8, 2048), "2048 is too large; allowed: a whole number, 1 <= filters <= 1024"),
+        ("filters", Choice(values=(8, 8.5)), "8.5 is not allowed; allowed: a whole number, 1 <= filters <= 1024"),
+        ("filters", Choice(values=(8, True)), "true is not allowed; allowed: a whole number, 1 <= filters <= 1024"),
+        ("padding", Choice(values=("same", "vlid")), "'vlid' is not allowed; allowed: same, valid; did you mean 'valid'?"),
+        ("padding", Int(1, 2), "1 is not allowed; allowed: same, valid"),
+    ],
+)  # fmt: skip
+def test_values_must_be_allowed(name: str, param: Any, message: str) -> None:
+    assert f"space.{name}: {message}" in faults(space={name: param})
+
+
+def test_every_refused_value_is_told() -> None:
+    assert len(faults(space={"filters": Choice(values=(0, 8, 5000))})) == 2
+
+
+def test_fixed_values_must_be_allowed() -> None:
+    (fault,) = faults(fixed={"optimizer": "adm"})
+    assert fault.startswith("fixed.optimizer: 'adm' is not allowed; allowed: adam, ")
+    assert fault.endswith("; did you mean 'adam'?")
+
+
+def test_reading_the_catalog_loads_no_heavy_library() -> None:
+    script = (
+        "import sys; from trainers.catalog import TRAINERS, load_trainer\n"
+        "for name in TRAINERS: load_trainer(name).Settings()\n"
+        "print([name for name in ('keras', 'tensorflow', 'sklearn', 'jax', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

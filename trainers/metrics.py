@@ -1,0 +1,154 @@
+"""Every metric a trial is judged by, from labels and probabilities, in one pass and with numpy alone.
+
+The definitions are scikit-learn's (each is tested against it), with one rule added for classes that have
+no row in the labels: they are "not estimable", so their recall is NaN and they enter no average of recalls
+or average precisions. scikit-learn itself is not imported: it would cost every driver a second.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+METRICS: dict[str, Literal["max", "min"]] = {
+    "accuracy": "max",
+    "balanced_accuracy": "max",
+    "macro_f1": "max",
+    "weighted_f1": "max",
+    "mcc": "max",
+    "worst_class_recall": "max",
+    "macro_average_precision": "max",
+    "log_loss": "min",
+}
+"""What a sweep may name as its objective, and which way is better."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """How one set of predictions did."""
+
+    values: dict[str, float]
+    """Every name in ``METRICS``; all NaN where a probability was NaN or infinite.
+
+    In [0, 1] except for mcc, [-1, 1], and log_loss, [0, 36.1) ([0, 16) for float32 probabilities).
+    """
+    confusion: NDArray[np.int64]
+    """(K, K) counts, rows true, columns predicted; all 0 where a probability was NaN or infinite."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassScores:
+    """One number per class, each array (K,); what a confusion matrix says about single classes."""
+
+    precision: NDArray[np.float64]
+    """Share of the predicted rows that are right, [0, 1]; 0 for a class that is never predicted."""
+    recall: NDArray[np.float64]
+    """Share of the true rows that are found, [0, 1]; NaN for a class without true rows."""
+    f1: NDArray[np.float64]
+    """Harmonic mean of the two, [0, 1]; NaN for a class neither true nor predicted in any row."""
+    support: NDArray[np.int64]
+    """True rows."""
+    predicted: NDArray[np.int64]
+    """Predicted rows; 0 marks a class the model has lost."""
+
+
+def score(y_true: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]]) -> Scores:
+    """Every metric for labels (n,) in [0, K) and probabilities (n, K), n at least 1.
+
+    The predicted class is the most probable one, the first of equals. A NaN or infinite probability means
+    that the model has diverged: argmax would still name a class, so nothing is computed and every value
+    is NaN, which ranks last.
+    """
+    _check_shapes(y_true, probabilities)
+    num_classes = probabilities.shape[1]
+    if not np.isfinite(probabilities).all():
+        return Scores(dict.fromkeys(METRICS, float("nan")), np.zeros((num_classes, num_classes), np.int64))
+    cells = y_true.astype(np.int64, copy=False) * num_classes + probabilities.argmax(axis=1)
+    confusion = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+    classes = per_class(confusion)
+    present = classes.support > 0
+    values = {
+        "accuracy": confusion.trace() / len(y_true),
+        "balanced_accuracy": classes.recall[present].mean(),
+        "macro_f1": np.nanmean(classes.f1),
+        "weighted_f1": classes.f1[present] @ classes.support[present] / len(y_true),
+        "mcc": _mcc(confusion),
+        "worst_class_recall": classes.recall[present].min(),
+        "macro_average_precision": _average_precisions(y_true, probabilities, present).mean(),
+        "log_loss": _log_loss(y_true, probabilities),
+    }
+    return Scores({name: float(value) for name, value in values.items()}, confusion)
+
+
+def per_class(confusion: NDArray[np.integer[Any]]) -> ClassScores:
+    """Precision, recall, F1, support and predicted rows of each class, from (K, K) counts, rows true."""
+    hits = confusion.diagonal()
+    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    return ClassScores(
+        precision=hits / np.maximum(predicted, 1),
+        recall=_share(hits, support),
+        f1=_share(2 * hits, support + predicted),
+        support=support,
+        predicted=predicted,
+    )
+
+
+def _check_shapes(y_true: NDArray[Any], probabilities: NDArray[Any]) -> None:
+    if probabilities.ndim != 2 or y_true.shape != probabilities.shape[:1] or not len(y_true):
+        raise ValueError(
+            f"labels {y_true.shape} and probabilities {probabilities.shape} do not fit;"
+            " expected (n,) and (n, K) with at least one row"
+        )
+    if y_true.min() < 0 or y_true.max() >= probabilities.shape[1]:
+        raise ValueError(
+            f"labels from {y_true.min()} to {y_true.max()} do not fit probabilities of"
+            f" {probabilities.shape[1]} classes; expected 0 to {probabilities.shape[1] - 1}"
+        )
+
+
+def _share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """part / whole, NaN where there is nothing to share."""
+    shares = np.full(len(whole), np.nan)
+    np.divide(part, whole, out=shares, where=whole > 0)
+    return shares
+
+
+def _mcc(confusion: NDArray[np.int64]) -> float:
+    """Matthews' correlation for K classes (Gorodkin 2004), [-1, 1]; 0 where one side knows one class only."""
+    counts = confusion.astype(np.float64)  # products of four counts overflow int64 from 55,000 rows on
+    total, hits = counts.sum(), counts.trace()
+    true, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    spread = (total**2 - predicted @ predicted) * (total**2 - true @ true)
+    return (total * hits - true @ predicted) / spread**0.5 if spread else 0.0
+
+
+def _average_precisions(
+    y_true: NDArray[Any], probabilities: NDArray[Any], present: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Area under each present class's precision-recall steps against the rest, (classes present,), [0, 1].
+
+    Rows of equal probability are one step: no threshold tells them apart. Summed over the steps, the
+    precision is weighted with the share of the class's rows that the step adds.
+    """
+    classes = np.flatnonzero(present)
+    columns = probabilities.T[classes]
+    order = np.argsort(-columns, axis=1)
+    falling = np.take_along_axis(columns, order, axis=1)
+    hits = (y_true[order] == classes[:, None]).cumsum(axis=1)
+    is_step = np.ones(falling.shape, np.bool_)
+    is_step[:, :-1] = falling[:, 1:] != falling[:, :-1]
+    which, rank = is_step.nonzero()
+    hits_at_step = hits[which, rank]
+    added = np.diff(hits_at_step, prepend=0)
+    first = np.flatnonzero(np.diff(which, prepend=-1))
+    added[first] = hits_at_step[first]
+    areas: NDArray[np.float64] = np.bincount(which, added * hits_at_step / (rank + 1)) / hits[:, -1]
+    return areas
+
+
+def _log_loss(y_true: NDArray[Any], probabilities: NDArray[Any]) -> float:
+    """Mean of -log(probability of the true class), clipped by the precision of the probabilities' type."""
+    eps = np.finfo(probabilities.dtype).eps
+    of_truth = probabilities[np.arange(len(y_true)), y_true]
+    return float(-np.log(of_truth.clip(eps, 1 - eps), dtype=np.float64).mean())
