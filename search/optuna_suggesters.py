@@ -60,7 +60,14 @@ class OptunaSuggester:
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         self._study.sampler = _sampler(self._name, seed)
         trial = self._study.ask()
-        return self._space.fill(lambda name, param: _draw(trial, name, param))
+        chance = np.random.default_rng([self._seed, number])
+
+        def draw(name: str, param: Param) -> Value:
+            if self._name == "cmaes" and (isinstance(param, Choice) or param.when):
+                return param.sample(chance)  # a Gaussian knows only numbers that are always there
+            return _draw(trial, name, param)
+
+        return self._space.fill(draw)
 
     def restore(self, number: int, params: dict[str, Value]) -> None:
         if self._name == "tpe":  # it keeps nothing beside the trials, so it need not be asked again
@@ -99,6 +106,7 @@ def _distribution(param: Param) -> BaseDistribution:
             return IntDistribution(param.low, param.high, log=param.log)
         case Choice():
             return CategoricalDistribution(param.values)
+    raise TypeError(f"{param!r} is no param")
 
 
 def _draw(trial: Trial, name: str, param: Param) -> Value:
@@ -108,5 +116,5 @@ def _draw(trial: Trial, name: str, param: Param) -> Value:
         case Int():
             return trial.suggest_int(name, param.low, param.high, log=param.log)
         case Choice():
-            value: Value = trial.suggest_categorical(name, param.values)  # type: ignore[assignment]
-            return value
+            return trial.suggest_categorical(name, param.values)
+    raise TypeError(f"{param!r} is no param")

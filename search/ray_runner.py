@@ -4,6 +4,7 @@ Tune places the work and carries the messages. What to train and when to stop is
 the log's, so Tune's own experiment state is written to a folder that is thrown away and read by nobody.
 """
 
+import logging
 import os
 import tempfile
 import time
@@ -23,6 +24,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from search.events import RunFailed
 from search.folder import RunFolder
 from search.runner import accept
 from search.search import Ended, Report, Search, Stretch
@@ -42,10 +44,11 @@ TUNE_SETTINGS = {
 def run(search: Search, training: Training, folder: RunFolder) -> None:
     """See ``runner.Runner``. Uses the cluster at RAY_ADDRESS if that is set, else one of its own on this machine.
 
-    Raises RunError when the cluster has no room for a trial, the log cannot be written, or the search is hopeless.
+    Raises RunFailed when this machine has no room for a trial, the log cannot be written, or the search is
+    hopeless.
     """
     resources = search.sweep.resources
-    with _cluster(), _environment(TUNE_SETTINGS), tempfile.TemporaryDirectory(prefix="rungwise-tune-") as storage:
+    with _cluster(resources), _environment(TUNE_SETTINGS), tempfile.TemporaryDirectory(prefix="rungwise-tune-") as storage:
         driver = _Driver(search, folder, resources)
         try:
             tune.run(
@@ -67,17 +70,30 @@ def run(search: Search, training: Training, folder: RunFolder) -> None:
 
 
 @contextmanager
-def _cluster() -> Iterator[None]:
+def _cluster(resources: Resources) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS", "local")
-    own = {"include_dashboard": False} if address == "local" else {}
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+    if address := os.environ.get("RAY_ADDRESS"):
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
+        if not address:  # a cluster elsewhere may grow; this machine does not
+            _check_room(resources)
         yield
     finally:
         ray.shutdown()
+
+
+def _check_room(resources: Resources) -> None:
+    total = ray.cluster_resources()
+    for name, amount in (("CPU", resources.cpu), ("GPU", resources.gpu)):
+        if amount > total.get(name, 0):
+            raise RunFailed(
+                f"each trial asks for {amount:g} {name}s and this machine has {total.get(name, 0):g}: resume the run "
+                f"with --set resources.{name.lower()}=..., or on a cluster: set RAY_ADDRESS"
+            )
 
 
 @contextmanager

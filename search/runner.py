@@ -20,8 +20,10 @@ def accept(report: Report, search: Search, folder: RunFolder) -> Decision:
         folder.write_checkpoint(report.trial, report.epoch, report.checkpoint)
     if report.probabilities is not None:
         folder.write_predictions(report.trial, report.epoch, report.probabilities)
+    trial = search.run.trials[report.trial]
+    kept = {trial.best_checkpoint, trial.last_checkpoint}
     decision = search.report(report)
-    if report.checkpoint is not None:
-        trial = search.run.trials[report.trial]
-        folder.drop_checkpoints(report.trial, keep={trial.best_checkpoint, trial.last_checkpoint})
+    keep = {trial.best_checkpoint, trial.last_checkpoint}
+    if kept - keep:
+        folder.drop_checkpoints(report.trial, keep)
     return decision

@@ -1,6 +1,6 @@
 """Trainers by name, and what is wrong with a sweep that only its trainer, data set and metrics can tell."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
 from typing import Any, cast
@@ -35,6 +35,8 @@ def load_trainer(name: str) -> Trainer:
         raise _fault(f"cannot import the module of {name!r}: {error}") from error
     except AttributeError as error:
         raise _fault(f"module {module} has no {attribute!r}; a trainer is named module:Class") from error
+    if not hasattr(made_by, "train"):
+        raise _fault(f"{name!r} is no trainer: it has no method train; see trainers/contract.py")
     return cast(Trainer, made_by())
 
 
@@ -61,21 +63,21 @@ def trainer_faults(sections: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _param_faults(settings: type[BaseModel], sections: Mapping[str, Any]) -> Iterator[Fault]:
-    values = {("fixed", name): [value] for name, value in sections.get("fixed", {}).items()}
-    values |= {("space", name): _ends(param) for name, param in sections.get("space", {}).items()}
-    for where, candidates in values.items():
+    fixed = {("fixed", name): (value,) for name, value in sections.get("fixed", {}).items()}
+    space = {("space", name): _ends(param) for name, param in sections.get("space", {}).items()}
+    for where, values in {**fixed, **space}.items():
         name = where[1]
         if name not in settings.model_fields:
             known = ", ".join(settings.model_fields)
             hint = did_you_mean(name, settings.model_fields)
             yield Fault(where, f"trainer {sections['trainer']} has no such setting; it has {known}{hint}")
             continue
-        for value in candidates:
+        for value in values:
             if message := _value_fault(settings, name, value):
                 yield Fault(where, message)
 
 
-def _ends(param: Param) -> Iterable[Value]:
+def _ends(param: Param) -> tuple[Value, ...]:
     """Values that are allowed only if all that the param can take are: settings are bounded by intervals."""
     return param.values if isinstance(param, Choice) else (param.from_unit(0.0), param.from_unit(1.0))
 

@@ -52,7 +52,7 @@ class KerasTrainer:
     def __init__(self, architecture: str) -> None:
         self.architecture = architecture
         module = cast(Architecture, import_module(f"trainers.architectures.{architecture}"))
-        self.Settings = module.Settings
+        self.Settings: type[BaseModel] = module.Settings
         self._build = module.build
 
     def check(self, settings: TrainingSettings, fold: Fold) -> None:
@@ -100,7 +100,7 @@ class KerasTrainer:
         return self._build(settings, tuple(about["shape"]), len(about["classes"]), about["scale"])
 
 
-@dataclass(frozen=True)
+@dataclass
 class KerasPredictor:
     """A trained Keras model."""
 

@@ -27,7 +27,7 @@ class KNNSettings(BaseModel):
 class KNNTrainer:
     """Predicts the classes of the nearest training rows."""
 
-    Settings = KNNSettings
+    Settings: type[BaseModel] = KNNSettings
 
     def check(self, settings: KNNSettings, fold: Fold) -> None:
         if settings.n_neighbors > len(fold.x_train):
@@ -49,7 +49,7 @@ class KNNTrainer:
             return _fit(settings, rows["x"], rows["y"], tuple(about["classes"]), about["scale"])
 
 
-@dataclass(frozen=True)
+@dataclass
 class KNNPredictor:
     """The training rows, ready to be asked."""
 

@@ -3,6 +3,8 @@
 import math
 import pickle
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,9 +45,9 @@ def ints(draw: st.DrawFn) -> Int:
     return Int(low, low + draw(st.integers(1, 10**6)), log=log)
 
 
-choices = st.lists(values, min_size=1, max_size=8, unique_by=lambda value: (isinstance(value, bool), value)).map(
-    lambda drawn: Choice(tuple(drawn))
-)
+choices = st.lists(
+    values, min_size=1, max_size=8, unique_by=lambda value: (isinstance(value, bool), value)
+).map(lambda drawn: Choice(tuple(drawn)))
 countable = ints() | choices
 
 
@@ -138,9 +140,15 @@ def test_grids_list_every_value() -> None:
 
 def test_params_are_frozen_and_compare_by_value() -> None:
     assert Int(1, 2, when={"a": "x"}) == Int(1, 2, when={"a": ["x"]})
-    assert Int(1, 2) != Float(1, 2)
+    different: list[Param] = [Int(1, 2), Float(1, 2)]
+    assert different[0] != different[1]
     with pytest.raises(AttributeError):
         Int(1, 2).low = 0  # type: ignore[misc]
+
+
+def wrong(value: object) -> Any:
+    """``value`` where its type does not belong."""
+    return value
 
 
 @pytest.mark.parametrize(
@@ -152,25 +160,28 @@ def test_params_are_frozen_and_compare_by_value() -> None:
         (lambda: Int(0, 5, log=True), "int: a log range must start above 0, got low=0"),
         (lambda: Float(False, 1.0), "float: low must be a number, got false"),
         (lambda: Int(0, True), "int: high must be a whole number, got true"),
-        (lambda: Int(0, 2.5), "int: high must be a whole number, got 2.5"),
-        (lambda: Float("0", 1), "float: low must be a number, got '0'"),
+        (lambda: Int(0, wrong(2.5)), "int: high must be a whole number, got 2.5"),
+        (lambda: Float(wrong("0"), 1), "float: low must be a number, got '0'"),
         (lambda: Float(0, math.inf), "float: high must lie within ±1e+300, got inf"),
         (lambda: Float(math.nan, 1), "float: low must lie within ±1e+300, got nan"),
         (lambda: Int(0, 2**60), "int: high must lie within ±9007199254740992, got 1152921504606846976"),
-        (lambda: Int(0, 3, log="yes"), "log: must be true or false, got 'yes'"),
+        (lambda: Int(0, 3, log=wrong("yes")), "log: must be true or false, got 'yes'"),
         (lambda: Choice(()), "a choice needs at least one value, got an empty list"),
-        (lambda: Choice("abc"), "a choice needs a list of values, got 'abc'"),
+        (lambda: Choice(wrong("abc")), "a choice needs a list of values, got 'abc'"),
         (lambda: Choice((1, 2, 1.0)), "a choice needs distinct values, got 1.0 twice"),
-        (lambda: Choice((1, None)), "each value must be a finite number, a text, true or false, got null"),
+        (
+            lambda: Choice(wrong((1, None))),
+            "each value must be a finite number, a text, true or false, got null",
+        ),
         (lambda: Choice((math.nan,)), "each value must be a finite number, a text, true or false, got nan"),
-        (lambda: Int(1, 2, when="sgd"), "when: must be a mapping such as {optimizer: sgd}, got 'sgd'"),
+        (lambda: Int(1, 2, when=wrong("sgd")), "when: must be a mapping such as {optimizer: sgd}, got 'sgd'"),
         (lambda: Int(1, 2, when={"a": []}), "when.a: must be a value or a list of values, got an empty list"),
         (lambda: Int(1, 2, when={"a": None}), "when.a: each value must be a finite number"),
     ],
 )
-def test_params_that_mean_nothing_are_refused(make: object, message: str) -> None:
+def test_params_that_mean_nothing_are_refused(make: Callable[[], Param], message: str) -> None:
     with pytest.raises(SpaceError) as error:
-        make()  # type: ignore[operator]
+        make()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -256,7 +267,10 @@ def test_size_of_a_continuous_space_is_unknown() -> None:
     ("params", "message"),
     [
         ({"a": Int(1, 2, when={"bb": 1}), "bbb": Int(1, 2)}, "a.when.bb: unknown param; did you mean 'bbb'?"),
-        ({"a": Int(1, 2, when={"b": "z"}), "b": Choice(("x", "y"))}, "a.when.b: can never be 'z'; allowed: 'x', 'y'"),
+        (
+            {"a": Int(1, 2, when={"b": "z"}), "b": Choice(("x", "y"))},
+            "a.when.b: can never be 'z'; allowed: 'x', 'y'",
+        ),
         ({"a": Int(1, 2, when={"b": 3}), "b": Int(1, 2)}, "a.when.b: can never be 3; allowed: 1 to 2"),
         ({"a": Int(1, 2, when={"a": 1})}, "a.when: conditions must not run in a circle: a -> a"),
         (
@@ -273,17 +287,20 @@ def test_conditions_that_cannot_hold_are_refused(params: dict[str, Param], messa
 
 def test_spaces_compare_by_their_params_and_can_be_sent_to_workers() -> None:
     assert pickle.loads(pickle.dumps(nested)) == nested
-    assert Space(dict(reversed(nested.params.items()))) == nested
+    assert Space(dict(sorted(nested.params.items()))) == nested
 
 
 def test_space_error_can_be_sent_between_processes() -> None:
-    error = pickle.loads(pickle.dumps(SpaceError(Fault(("a", "b"), "is wrong", "f.yaml", 3), Fault((), "too"))))
+    error = pickle.loads(
+        pickle.dumps(SpaceError(Fault(("a", "b"), "is wrong", "f.yaml", 3), Fault((), "too")))
+    )
     assert str(error) == "f.yaml:3: a.b: is wrong\ntoo"
 
 
 def test_check_value_takes_exactly_what_a_param_can_be() -> None:
     assert [check_value(value) for value in (True, 1, 0.5, "a")] == [True, 1, 0.5, "a"]
-    for value in (None, math.inf, [1], {}):
+    refused: list[object] = [None, math.inf, [1], {}]
+    for value in refused:
         with pytest.raises(SpaceError, match="must be a finite number, a text, true or false, got"):
             check_value(value)
 

@@ -177,7 +177,10 @@ def test_a_dataset_of_another_kind_inherits_nothing(write: Write) -> None:
 
 def test_an_empty_section_keeps_what_it_inherits(write: Write) -> None:
     write(FULL, "parent.yaml")
-    assert load_sweep(write("extends: parent.yaml\nfixed: {}\n")).fixed == {"activation": "relu", "bias": True}
+    assert load_sweep(write("extends: parent.yaml\nfixed: {}\n")).fixed == {
+        "activation": "relu",
+        "bias": True,
+    }
 
 
 def test_a_fixed_param_leaves_the_inherited_space(write: Write) -> None:
@@ -219,7 +222,11 @@ def test_overrides_win_over_the_file(write: Write) -> None:
         "asha=off",
     ]
     sweep = load_sweep(write(FULL), overrides)
-    assert (sweep.epochs, sweep.search, sweep.asha) == (5, Suggest(suggester="random", trials=4, seed=5), None)
+    assert (sweep.epochs, sweep.search, sweep.asha) == (
+        5,
+        Suggest(suggester="random", trials=4, seed=5),
+        None,
+    )
     assert sweep.space.params["filters"] == Choice((8, 16))
     assert sweep.space.params["rate"] == Float(1e-3, 1, log=True)
     assert (sweep.fixed["activation"], sweep.budget) == ("elu", Budget(minutes=0.5, target=0.995))
@@ -245,7 +252,9 @@ def make(**sections: Any) -> Sweep:
     return Sweep(**{**given, **sections})
 
 
-@pytest.mark.parametrize("text", [MINIMAL, FULL, MINIMAL + "asha: off\n", MINIMAL + "search: {suggester: grid}\n"])
+@pytest.mark.parametrize(
+    "text", [MINIMAL, FULL, MINIMAL + "asha: off\n", MINIMAL + "search: {suggester: grid}\n"]
+)
 def test_a_sweep_comes_back_from_yaml_and_json(write: Write, text: str) -> None:
     sweep = load_sweep(write(text))
     assert load_sweep(write(sweep.to_yaml(), "again.yaml")) == sweep
@@ -255,7 +264,9 @@ def test_a_sweep_comes_back_from_yaml_and_json(write: Write, text: str) -> None:
 
 
 def test_small_floats_stay_floats_in_yaml(write: Write) -> None:
-    sweep = make(fixed={"a": 1e-7, "b": 1e22, "c": 1.0, "d": "1e-7", "e": "off", "f": "true", "g": "", "h": "12"})
+    sweep = make(
+        fixed={"a": 1e-7, "b": 1e22, "c": 1.0, "d": "1e-7", "e": "off", "f": "true", "g": "", "h": "12"}
+    )
     again = load_sweep(write(sweep.to_yaml()))
     assert [(type(value), value) for value in again.fixed.values()] == [
         (type(value), value) for value in sweep.fixed.values()
@@ -269,7 +280,7 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), m
     fixed=st.dictionaries(names, values.filter(lambda value: not isinstance(value, str)) | names, max_size=4),
     params=st.dictionaries(names, floats() | ints() | choices, max_size=4),
 )
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_sweep_comes_back_from_yaml(write: Write, fixed: Any, params: Any) -> None:
     sweep = make(fixed={name: fixed[name] for name in fixed.keys() - params.keys()}, space=Space(params))
     assert load_sweep(write(sweep.to_yaml())) == sweep
@@ -279,7 +290,9 @@ def test_any_sweep_comes_back_from_yaml(write: Write, fixed: Any, params: Any) -
 # ---- the catalog ----
 
 
-@pytest.mark.parametrize("path", sorted(CATALOG.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize(
+    "path", sorted(CATALOG.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
 def test_every_sweep_of_the_catalog_loads_and_says_how_to_run_it(path: Path) -> None:
     sweep = load_sweep(path)
     assert Sweep.from_dict(sweep.to_dict()) == sweep

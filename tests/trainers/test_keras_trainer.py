@@ -1,4 +1,4 @@
-"""The Keras training loop: its batches, curves, schedules, resumption and memory, and the cnn's feasibility."""
+"""The Keras training loop: batches, curves, schedules, going on, memory; and what fits a cnn."""
 
 import gc
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainers.contract import Epoch, Fold, Infeasible, TrainError
+from trainers.contract import Epoch, Fold, Infeasible, Trainer, TrainError
 from trainers.keras_trainer import KerasTrainer, _batches
 
 MakeFold = Callable[..., Fold]
@@ -17,15 +17,15 @@ SMALL: dict[str, Any] = {"conv_layers": 1, "filters": 4, "dense_units": 8}
 
 
 @pytest.fixture
-def trainer() -> KerasTrainer:
+def trainer() -> Trainer:
     return KerasTrainer("cnn")
 
 
-def train(trainer: KerasTrainer, fold: Fold, start: Path | None = None, **settings: Any) -> list[Epoch]:
+def train(trainer: Trainer, fold: Fold, start: Path | None = None, **settings: Any) -> list[Epoch]:
     return list(trainer.train(trainer.Settings(**{**SMALL, **settings}), fold, start))
 
 
-def logits_of(epoch: Epoch, trainer: KerasTrainer, fold: Fold, folder: Path) -> np.ndarray:
+def logits_of(epoch: Epoch, trainer: Trainer, fold: Fold, folder: Path) -> np.ndarray:
     epoch.save(folder)
     return np.log(trainer.load(folder).predict(fold.x_train))
 
@@ -50,21 +50,21 @@ def test_order_follows_from_seed_and_epoch_number() -> None:
     assert order(1, 1) != order(1, 2) != order(2, 1)
 
 
-def test_curves_are_means_over_all_rows(trainer: KerasTrainer, fold: Fold, tmp_path: Path) -> None:
-    # At this learning rate the weights stand still: each batch, the shorter last one too, meets the same model.
+def test_curves_are_means_over_all_rows(trainer: Trainer, fold: Fold, tmp_path: Path) -> None:
+    # At this learning rate the weights stand still: each batch, the filled-up last one too, meets one model.
     (epoch, *_) = train(trainer, fold, optimizer="sgd", learning_rate=1e-12, batch_size=32)
     logs = logits_of(epoch, trainer, fold, tmp_path)
     assert epoch.curves["train_loss"] == pytest.approx(-logs[np.arange(100), fold.y_train].mean(), rel=1e-5)
     assert epoch.curves["train_accuracy"] == pytest.approx((logs.argmax(axis=1) == fold.y_train).mean())
 
 
-def test_schedule_runs_over_the_epochs_of_the_fold(trainer: KerasTrainer, fold: Fold) -> None:
+def test_schedule_runs_over_the_epochs_of_the_fold(trainer: Trainer, fold: Fold) -> None:
     def rates(schedule: str) -> list[float]:
         epochs = train(trainer, fold, schedule=schedule, learning_rate=0.1)
         return [epoch.curves["learning_rate"] for epoch in epochs]
 
     assert rates("constant") == pytest.approx([0.1] * 4)
-    assert rates("cosine") == pytest.approx([0.1, 0.0853553, 0.05, 0.0146447])
+    assert rates("cosine") == pytest.approx([0.1, 0.0853553, 0.05, 0.0146447], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_schedule_runs_over_the_epochs_of_the_fold(trainer: KerasTrainer, fold: 
     ids=lambda settings: settings["optimizer"],
 )
 def test_every_optimizer_resumes_bit_for_bit(
-    trainer: KerasTrainer, fold: Fold, tmp_path: Path, settings: dict[str, Any]
+    trainer: Trainer, fold: Fold, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     settings = {**SMALL, **settings, "dropout": 0.4, "batch_size": 32}
     straight = []
@@ -96,21 +96,20 @@ def test_every_optimizer_resumes_bit_for_bit(
         assert one.curves == other.curves
 
 
-def test_momentum_and_weight_decay_make_a_difference(trainer: KerasTrainer, fold: Fold) -> None:
-    plain, momentum, decayed = (
-        train(trainer, fold, optimizer="sgd", **settings)[-1].curves["train_loss"]
-        for settings in ({}, {"momentum": 0.9}, {"weight_decay": 1.0, "learning_rate": 0.1})
-    )
-    assert len({plain, momentum, decayed}) == 3
+def test_momentum_and_weight_decay_make_a_difference(trainer: Trainer, fold: Fold) -> None:
+    def loss(**settings: Any) -> float:
+        return train(trainer, fold, optimizer="sgd", learning_rate=0.1, **settings)[-1].curves["train_loss"]
+
+    assert len({loss(), loss(momentum=0.9), loss(weight_decay=1.0)}) == 3
 
 
-def test_a_trial_never_goes_on_from_other_settings(trainer: KerasTrainer, fold: Fold, tmp_path: Path) -> None:
+def test_a_trial_never_goes_on_from_other_settings(trainer: Trainer, fold: Fold, tmp_path: Path) -> None:
     next(trainer.train(trainer.Settings(**SMALL), fold, None)).save(tmp_path)
     with pytest.raises(TrainError, match="differs in settings"):
         train(trainer, fold, tmp_path, filters=5)
 
 
-def test_load_refuses_another_architecture(trainer: KerasTrainer, fold: Fold, tmp_path: Path) -> None:
+def test_load_refuses_another_architecture(trainer: Trainer, fold: Fold, tmp_path: Path) -> None:
     next(trainer.train(trainer.Settings(**SMALL), fold, None)).save(tmp_path)
     about = json.loads((tmp_path / "about.json").read_text())
     (tmp_path / "about.json").write_text(json.dumps({**about, "architecture": "os"}))
@@ -118,23 +117,21 @@ def test_load_refuses_another_architecture(trainer: KerasTrainer, fold: Fold, tm
         trainer.load(tmp_path)
 
 
-def test_divergence_is_told_by_nan_and_not_raised(trainer: KerasTrainer, make_fold: MakeFold) -> None:
+def test_divergence_is_told_by_nan_and_not_raised(trainer: Trainer, make_fold: MakeFold) -> None:
     fold = make_fold(scale=1e-30, epochs=3)  # inputs so large that the first update overflows
-    *_, last = train(trainer, fold, optimizer="sgd", learning_rate=10.0)
+    *_, last = train(trainer, fold, optimizer="sgd", activation="leaky_relu")
     assert last.number == 3
     assert np.isnan(last.probabilities).all()
     assert np.isnan(last.curves["train_loss"])
 
 
-def test_fold_longer_than_one_batch_of_predictions(
-    trainer: KerasTrainer, make_fold: MakeFold, fold: Fold
-) -> None:
+def test_fold_longer_than_one_batch_of_predictions(trainer: Trainer, make_fold: MakeFold, fold: Fold) -> None:
     repeated = np.concatenate([fold.x_valid] * 5)  # 300 rows: two batches
     (epoch,) = train(trainer, make_fold(x_valid=repeated, epochs=1))
     np.testing.assert_allclose(epoch.probabilities[:60], epoch.probabilities[240:], atol=1e-6)
 
 
-def test_a_warm_worker_keeps_nothing_of_past_trials(trainer: KerasTrainer, fold: Fold) -> None:
+def test_a_warm_worker_keeps_nothing_of_past_trials(trainer: Trainer, fold: Fold) -> None:
     def graphs() -> int:
         gc.collect()
         return sum(type(thing).__name__ == "FuncGraph" for thing in gc.get_objects())
@@ -158,7 +155,7 @@ def test_a_warm_worker_keeps_nothing_of_past_trials(trainer: KerasTrainer, fold:
     ],
 )
 def test_cnn_says_which_layer_does_not_fit(
-    trainer: KerasTrainer, fold: Fold, settings: dict[str, Any], reason: str
+    trainer: Trainer, fold: Fold, settings: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(Infeasible, match=reason):
         trainer.check(trainer.Settings(**settings), fold)
@@ -175,12 +172,12 @@ def test_cnn_says_which_layer_does_not_fit(
     ],
 )
 def test_cnn_builds_whatever_it_does_not_refuse(
-    trainer: KerasTrainer, fold: Fold, settings: dict[str, Any]
+    trainer: Trainer, fold: Fold, settings: dict[str, Any]
 ) -> None:
     trainer.check(trainer.Settings(**settings), fold)
 
 
-def test_cnn_needs_images(trainer: KerasTrainer, fold: Fold, make_fold: MakeFold) -> None:
+def test_cnn_needs_images(trainer: Trainer, fold: Fold, make_fold: MakeFold) -> None:
     vectors = make_fold(x_train=fold.x_train.reshape(100, 64))
     with pytest.raises(Infeasible, match=r"shape \(64,\)"):
         trainer.check(trainer.Settings(), vectors)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from trainers.catalog import TRAINERS, load_trainer
 from trainers.contract import Epoch, Fold, Infeasible, Trainer
 
-# What the defaults would not show: params that make each trainer draw random numbers, and an infeasible setting.
+# The defaults would draw no random numbers while training, and nearly all settings are feasible.
 SETTINGS: dict[str, dict[str, Any]] = {"keras/cnn": {"filters": 4, "dropout": 0.3}}
 INFEASIBLE: dict[str, dict[str, Any]] = {
     "keras/cnn": {"kernel_size": 9, "padding": "valid"},

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 
 class Settings(TrainingSettings):
+    """The layers, by their number and size."""
+
     conv_layers: int = Field(2, ge=0, le=8, description="convolutions, each followed by its pool")
     filters: int = Field(32, ge=1, le=1024, description="filters of every convolution")
     kernel_size: int = Field(3, ge=1, le=15, description="side of every kernel")

@@ -1,0 +1,92 @@
+"""Both runners carry the same trials to the same events: good ones, failing ones, diverging ones, infeasible ones."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search import load_run
+from search.driver import RunnerName, run_sweep
+from search.events import Reported, RunFailed, WorkerLost, read_events
+from search.results import Results
+from tests.search.conftest import make_sweep
+
+BOTH = ["local", pytest.param("ray", marks=pytest.mark.ray)]
+
+
+def mishaps(names: list[str], **sections: Any) -> Any:
+    return make_sweep(
+        search={"suggester": "grid"}, space={"mishap": names}, asha="off", epochs=4, **sections
+    )
+
+
+def run(sweep: Any, folder: Path, runner: RunnerName) -> Results:
+    run_sweep(sweep, folder, runner)
+    return load_run(folder)
+
+
+@pytest.mark.parametrize("runner", BOTH)
+def test_every_kind_of_trial_becomes_data(tmp_path: Path, runner: RunnerName) -> None:
+    results = run(mishaps(["none", "infeasible", "raises", "diverges"]), tmp_path / "run", runner)
+    good, infeasible, failed, diverged = results.run.trials.values()
+    assert results.state == "complete"
+    assert (good.status, good.epoch) == ("complete", 4)
+    assert (infeasible.status, infeasible.reason) == ("infeasible", "mishap: this configuration has no model")
+    assert failed.status == "failed" and "ZeroDivisionError: the trainer has a fault" in failed.reason
+    assert "in _suffer" in failed.reason, "the trace is kept"
+    assert (diverged.status, diverged.epoch) == ("stopped", 2) and "NaN at epoch 2" in diverged.reason
+    assert [trial.number for trial in results.best()] == [1, 3, 4]
+
+
+@pytest.mark.parametrize("runner", BOTH)
+def test_best_epoch_leaves_its_predictions_and_the_way_to_its_model(tmp_path: Path, runner: RunnerName) -> None:
+    results = run(make_sweep(), tmp_path / "run", runner)
+    for trial in results.run.trials.values():
+        with np.load(results.folder.predictions(trial.number), allow_pickle=False) as saved:
+            assert saved["epoch"] == trial.best_epoch
+            assert saved["probabilities"].shape == (24, 3)
+        kept = {int(folder.name[-4:]) for folder in results.folder.trial(trial.number).glob("epoch-*")}
+        assert kept == {trial.best_checkpoint, trial.last_checkpoint} - {0}
+        assert trial.last_checkpoint, "each paused at a rung or ended"
+
+
+@pytest.mark.ray
+def test_both_runners_train_a_configuration_to_the_same_numbers(tmp_path: Path) -> None:
+    sweep = make_sweep(asha="off", search={"suggester": "random", "trials": 3, "seed": 0})
+    metrics = []
+    for runner in ("local", "ray"):
+        run(sweep, tmp_path / runner, runner)  # type: ignore[arg-type]
+        events = [event for event, _ in read_events(tmp_path / runner / "events.jsonl")]
+        reports = [event for event in events if isinstance(event, Reported)]
+        metrics.append(sorted((event.trial, event.epoch, event.metrics["log_loss"]) for event in reports))
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.ray
+def test_trial_that_kills_its_worker_three_times_fails_and_the_others_go_on(tmp_path: Path) -> None:
+    results = run(mishaps(["kills", "none"]), tmp_path / "run", "ray")
+    killer, good = results.run.trials.values()
+    assert (killer.status, good.status) == ("failed", "complete")
+    assert "died 3 times" in killer.reason
+    lost = [event for event, _ in read_events(results.folder.events) if isinstance(event, WorkerLost)]
+    assert [event.trial for event in lost] == [1, 1, 1]
+    assert killer.epoch == 1, "its first epoch was reported once, and no second time"
+
+
+@pytest.mark.ray
+def test_error_of_the_log_ends_a_ray_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.folder.RunFolder.write_predictions", _full)
+    with pytest.raises(RunFailed, match="No space left"):
+        run(make_sweep(), tmp_path / "run", "ray")
+    assert load_run(tmp_path / "run").state == "failed"
+
+
+def _full(*_: object) -> None:
+    raise RunFailed("cannot write predictions.npz: No space left on device")
+
+
+@pytest.mark.ray
+def test_more_than_this_machine_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="64 GPUs and this machine has 0"):
+        run(make_sweep(resources={"cpu": 1, "gpu": 64}), tmp_path / "run", "ray")

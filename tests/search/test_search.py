@@ -1,0 +1,202 @@
+"""The brain: what it hands out, when it stops, and that its log alone rebuilds it."""
+
+import math
+from collections import Counter
+
+import pytest
+
+from search.events import Event, Finished, Promoted, Reported, RunFailed, TrialStarted
+from search.search import Ended, Report, Search
+from tests.search.conftest import drive, make_sweep, start
+
+SUGGESTERS = ("random", "tpe", "cmaes", "qmc", "nsga2")
+
+
+def statuses(search: Search) -> Counter[str]:
+    return Counter(trial.status for trial in search.run.trials.values())
+
+
+@pytest.mark.parametrize("suggester", SUGGESTERS)
+@pytest.mark.parametrize("rule", ["promote", "stop"])
+def test_log_cut_anywhere_gives_the_same_next_suggestion_and_decisions(suggester: str, rule: str) -> None:
+    sweep = make_sweep(
+        search={"suggester": suggester, "trials": 40, "seed": 1},
+        asha={"grace": 1, "reduction": 3, "rule": rule},
+        space={
+            "learning_rate": {"float": [0.001, 1.0], "log": True},
+            "optimizer": ["adam", "sgd"],
+            "momentum": {"float": [0.0, 0.9], "when": {"optimizer": "sgd"}},
+            "units": {"int": [4, 64]},
+        },
+    )
+    live, log = start(sweep)
+    drive(live)
+    for cut in range(1, len(log), 7):
+        again = Search.replay(sweep, log[:cut], lambda *events: None)
+        expected = log[cut]
+        match expected:
+            case TrialStarted():
+                assert again._suggester.suggest(expected.trial) == expected.params
+            case Promoted():
+                assert again.asha.promotable() == expected.trial or again.asha.last_promotable() == expected.trial
+            case Reported() if not isinstance(next(iter(log[cut + 1 :]), None), Finished):
+                value = expected.metrics["macro_f1"]
+                assert again.asha.report(expected.trial, expected.epoch, value) == expected.decision
+
+
+@pytest.mark.parametrize("trials", [1, 2, 3, 4, 12])
+def test_every_search_trains_at_least_one_trial_to_its_end(trials: int) -> None:
+    search, _ = start(make_sweep(search={"suggester": "random", "trials": trials, "seed": 0}))
+    drive(search)
+    assert statuses(search)["complete"] >= 1
+    assert len(search.run.trials) == trials
+
+
+def test_without_asha_every_trial_is_complete() -> None:
+    search, _ = start(make_sweep(asha="off"))
+    drive(search)
+    assert statuses(search) == {"complete": 12}
+
+
+def test_trial_that_was_running_is_handed_out_first_after_a_replay() -> None:
+    sweep = make_sweep()
+    search, log = start(sweep)
+    first, second = search.next_trial(), search.next_trial()
+    assert first and second
+    search.report(Report(first.trial, 1, {"macro_f1": 0.5}, checkpoint={}))
+    again = Search.replay(sweep, log, log.append)
+    stretch = again.next_trial()
+    assert stretch and stretch.trial == second.trial
+    assert (stretch.params, stretch.seed, stretch.start) == (second.params, second.seed, 0)
+
+
+def test_stretch_goes_on_from_the_last_checkpoint_and_reports_nothing_twice() -> None:
+    sweep = make_sweep(asha="off")
+    search, log = start(sweep)
+    assert (stretch := search.next_trial())
+    for epoch, files in [(1, {}), (2, {"w": b""}), (3, None)]:
+        search.report(Report(stretch.trial, epoch, {"macro_f1": epoch / 10}, checkpoint=files))
+    again = Search.replay(sweep, log, log.append).next_trial()
+    assert again and (again.start, again.reported, again.best) == (2, 3, 0.3)
+
+
+def test_nan_stops_a_trial_with_the_reason() -> None:
+    search, _ = start(make_sweep())
+    assert (stretch := search.next_trial())
+    assert search.report(Report(stretch.trial, 1, {"macro_f1": math.nan})) == "stop"
+    trial = search.run.trials[stretch.trial]
+    assert trial.status == "stopped" and "NaN at epoch 1" in trial.reason
+
+
+def test_infeasible_trials_cost_no_budget() -> None:
+    search, _ = start(make_sweep(search={"suggester": "random", "trials": 2, "seed": 0}))
+    for _ in range(5):
+        assert (stretch := search.next_trial())
+        search.finish(Ended(stretch.trial, "infeasible", "kernel too large"))
+    drive(search)
+    assert len(search.run.trials) == 7
+    assert statuses(search)["infeasible"] == 5
+
+
+def test_search_gives_up_when_nothing_is_feasible() -> None:
+    search, _ = start(make_sweep())
+    with pytest.raises(RunFailed, match="200 configurations in a row were infeasible.*kernel too large"):
+        for _ in range(500):
+            assert (stretch := search.next_trial())
+            search.finish(Ended(stretch.trial, "infeasible", "kernel too large"))
+
+
+def test_search_gives_up_when_every_trial_fails() -> None:
+    search, _ = start(make_sweep())
+    with pytest.raises(RunFailed, match="first 5 trials all failed.*no such op"):
+        for _ in range(10):
+            assert (stretch := search.next_trial())
+            search.finish(Ended(stretch.trial, "failed", "no such op"))
+
+
+def test_trial_whose_worker_dies_goes_on_elsewhere_and_fails_the_third_time() -> None:
+    search, log = start(make_sweep())
+    assert (stretch := search.next_trial())
+    for _ in range(3):
+        search.lose(stretch.trial, "killed")
+        again = search.next_trial()
+        assert again
+    trial = search.run.trials[stretch.trial]
+    assert again.trial != stretch.trial
+    assert trial.status == "failed" and "died 3 times" in trial.reason
+    replayed = Search.replay(search.sweep, log, log.append)
+    assert replayed.run.trials[stretch.trial].status == "failed"
+
+
+def test_target_ends_the_search_and_stops_the_others() -> None:
+    search, _ = start(make_sweep(asha="off", budget={"target": 0.9}))
+    first, second = search.next_trial(), search.next_trial()
+    assert first and second
+    assert search.report(Report(first.trial, 1, {"macro_f1": 0.95})) == "stop"
+    assert search.report(Report(second.trial, 1, {"macro_f1": 0.1})) == "stop"
+    assert search.next_trial() is None
+    assert search.over() == "trial 1 reached the target of 0.9"
+    assert "trial 1 reached the target" in search.run.trials[2].reason
+
+
+def test_budget_of_minutes_ends_the_search() -> None:
+    now = 0.0
+    search, _ = start(make_sweep(asha="off", budget={"minutes": 2}), clock=lambda: now)
+    assert (stretch := search.next_trial())
+    now = 1e12  # events carry the real time, which is later than the log's first line by far
+    assert search.report(Report(stretch.trial, 1, {"macro_f1": 0.5})) == "stop"
+    assert search.next_trial() is None
+    assert search.over() == "the budget of 2 minutes is used up"
+
+
+def test_more_trials_go_on_where_the_finished_search_stood() -> None:
+    short = make_sweep(search={"suggester": "random", "trials": 6, "seed": 0})
+    search, log = start(short)
+    drive(search)
+    done = {n: t.epoch for n, t in search.run.trials.items()}
+    longer = make_sweep(search={"suggester": "random", "trials": 12, "seed": 0})
+    again = Search.replay(longer, log, lambda *events: log.extend(events))
+    drive(again)
+    assert len(again.run.trials) == 12
+    assert all(again.run.trials[n].epoch >= epoch for n, epoch in done.items())
+    repeated = [(e.trial, e.epoch) for e in log if isinstance(e, Reported)]
+    assert len(repeated) == len(set(repeated)), "no epoch was reported twice"
+
+
+def test_grid_tries_every_point_once() -> None:
+    space = {"learning_rate": [0.01, 0.1], "batch_size": [8, 16, 32]}
+    search, log = start(make_sweep(space=space, search={"suggester": "grid"}))
+    drive(search)
+    points = [tuple(event.params.values()) for event in log if isinstance(event, TrialStarted)]
+    assert len(points) == len(set(points)) == 6
+
+
+def test_same_seed_same_trials_other_seed_other_trials() -> None:
+    def params(seed: int) -> list[dict[str, object]]:
+        search, log = start(make_sweep(search={"suggester": "tpe", "trials": 12, "seed": seed}))
+        drive(search)
+        return [dict(event.params) for event in log if isinstance(event, TrialStarted)]
+
+    assert params(3) == params(3) != params(4)
+
+
+def test_tpe_learns_from_paused_trials() -> None:
+    """All of 40 trials but a few pause at a rung; later ones must draw nearer to the optimum than chance does."""
+
+    def late(suggester: str) -> float:
+        sweep = make_sweep(search={"suggester": suggester, "trials": 40, "seed": 0})
+        search, _ = start(sweep)
+        drive(search)
+        rates = [float(search.run.trials[number].params["learning_rate"]) for number in range(20, 41)]
+        return sum(abs(math.log10(rate) + 1) for rate in rates) / len(rates)
+
+    assert late("tpe") < 0.7 * late("random")
+
+
+def test_events_of_a_stop_are_appended_as_one_piece() -> None:
+    pieces: list[tuple[Event, ...]] = []
+    search, log = start(make_sweep(epochs=1, asha="off"))
+    search._append = lambda *events: pieces.append(events)
+    assert (stretch := search.next_trial())
+    search.report(Report(stretch.trial, 1, {"macro_f1": 0.5}))
+    assert [event.kind for event in pieces[-1]] == ["reported", "finished"]
