@@ -144,7 +144,12 @@ def _try_lock(file: int, mode: int) -> bool:
 
 
 def default_runs() -> Path:
-    return Path(os.environ.get("RUNGWISE_RUNS", "runs"))
+    """Where runs lie if nobody says otherwise: $RUNGWISE_RUNS, else ./runs."""
+    if runs := os.environ.get("RUNGWISE_RUNS"):
+        return Path(runs)
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # Ray throws a submitted job's working directory away
+        return Path.home() / "runs"
+    return Path("runs")
 
 
 def find_run(run: str | Path, runs: Path | None = None) -> RunFolder:

@@ -220,7 +220,7 @@ class Search:
         return Stretch(
             trial=number,
             params=trial.params,
-            seed=_derived_seed(self.sweep.search.seed, number),
+            seed=derived_seed(self.sweep.search.seed, number),
             start=trial.last_checkpoint,
             reported=trial.epoch,
             best=trial.best_value,
@@ -290,6 +290,7 @@ class Search:
             )
 
 
-def _derived_seed(seed: int, trial: int) -> int:
+def derived_seed(seed: int, trial: int) -> int:
+    """What everything random in a trial follows from."""
     return int(np.random.SeedSequence([seed, trial]).generate_state(1)[0] >> 1)
 

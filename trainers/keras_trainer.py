@@ -206,7 +206,7 @@ def _state(model: Any) -> list[Any]:
 
 
 def _save(model: Any, about: dict[str, Any], number: int, folder: Path) -> None:
-    np.savez(folder / "variables.npz", *(variable.numpy() for variable in _state(model)))
+    np.savez(folder / "variables.npz", *map(np.asarray, _state(model)))
     (folder / "about.json").write_text(json.dumps({**about, "epoch": number}), encoding="utf-8")
 
 

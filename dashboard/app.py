@@ -1,0 +1,258 @@
+"""The page that `rungwise dashboard` shows: the runs of a folder, and one of them in detail while it goes on."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard import charts, tables
+from dashboard.reader import RunReader, RunsReader, Snapshot
+from dashboard.tables import plain
+from search.events import RunError, Trial
+from search.folder import default_runs
+
+REFRESH_S = 3
+DEFAULT_CURVES = 5
+STATE_COLOURS = {"running": "blue", "complete": "green", "failed": "red", "interrupted": "orange"}
+STATUS_COLOURS = {"complete": "green", "running": "blue", "failed": "red"}
+
+
+def main() -> None:
+    st.set_page_config(page_title="Rungwise", page_icon="🪜", layout="wide")
+    reader = _shared_reader(_runs())
+    entries = _read(reader)
+    if not entries:
+        st.fragment(_wait_for_runs, run_every=REFRESH_S)(reader)
+        return
+    chosen = _chosen(entries)
+    entry = entries[chosen]
+    with st.sidebar:
+        st.fragment(_list_runs, run_every=REFRESH_S)(reader, chosen, _state(entry))
+    if isinstance(entry, Snapshot):
+        is_live = entry.state == "running"
+        st.fragment(_show_run, run_every=REFRESH_S if is_live else None)(reader.run(chosen))
+    else:
+        st.title(plain(chosen), anchor=False)
+        st.error(plain(str(entry)), title="This run cannot be read")
+
+
+def _runs() -> Path:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=default_runs())
+    return parser.parse_args(sys.argv[1:]).runs
+
+
+@st.cache_resource(show_spinner=False)
+def _shared_reader(runs: Path) -> RunsReader:
+    return RunsReader(runs)
+
+
+def _read(reader: RunsReader) -> dict[str, Snapshot | RunError]:
+    try:
+        return reader.read()
+    except RunError as error:
+        st.error(plain(str(error)))
+        return {}
+
+
+def _state(entry: Snapshot | RunError) -> str:
+    return entry.state if isinstance(entry, Snapshot) else "unreadable"
+
+
+def _wait_for_runs(reader: RunsReader) -> None:
+    st.title("No runs yet", anchor=False)
+    st.text(f"{reader.runs} holds no runs. Start one, and it appears here:")
+    st.code(f"rungwise run SWEEP.yaml --runs {reader.runs}", language=None)
+    if (reader.runs / "events.jsonl").is_file():
+        st.text(f"This folder is itself a run: start the dashboard with --runs {reader.runs.parent}")
+    if _read(reader):
+        st.rerun()
+
+
+def _chosen(entries: dict[str, Snapshot | RunError]) -> str:
+    """The run that the URL names if it is there, else the newest; the URL names it from then on."""
+    asked = st.query_params.get("run")
+    if asked in entries:
+        return asked
+    newest = next(iter(entries))
+    if asked is not None:
+        st.warning(f"There is no run {plain(repr(asked))} in this folder; this is the newest one.")
+    st.query_params["run"] = newest
+    return newest
+
+
+def _list_runs(reader: RunsReader, shown: str, state: str) -> None:
+    """The runs, to choose from; draws the whole page anew when another one is chosen or this one changes state."""
+    entries = _read(reader)
+    if shown not in entries or st.query_params.get("run") != shown or _state(entries[shown]) != state:
+        st.rerun()
+    st.session_state["run"] = shown
+    st.radio(
+        "Runs",
+        list(entries),
+        key="run",
+        on_change=lambda: st.query_params.update(run=st.session_state["run"]),
+        format_func=plain,
+        captions=[_caption(entry) for entry in entries.values()],
+    )
+    st.caption(f"in {plain(str(reader.runs))}")
+
+
+def _caption(entry: Snapshot | RunError) -> str:
+    if isinstance(entry, RunError):
+        return "cannot be read"
+    return tables.caption(entry, time.time() - entry.updated)
+
+
+def _show_run(reader: RunReader) -> None:
+    try:
+        results = reader.read()
+        _show_header(results)
+        if not results.run.trials:
+            st.info("No trial has started yet.")
+        elif results.run.best is None:
+            _show_no_result(results)
+        else:
+            _show_results(reader, results)
+        _show_failures(results)
+    except RunError as error:
+        st.error(plain(str(error)), title="This run cannot be read any further")
+
+
+def _show_header(results: Snapshot) -> None:
+    sweep, now = results.run.sweep, time.time()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.title(plain(results.folder.name), anchor=False, width="content")
+        st.badge(results.state, color=STATE_COLOURS[results.state])
+    st.caption(
+        f"{plain(str(sweep['trainer']))} on {plain(_dataset(sweep['dataset']))} · updated "
+        f"{tables.age(now - results.updated)} · every number is on the validation rows that the search selects by, "
+        "so expect a little less on new rows"
+    )
+    if results.state == "interrupted":
+        st.warning(f"No driver is at work on this run. Go on with: `rungwise resume {results.folder.path}`")
+    elif results.state == "failed" and results.run.ended:
+        st.error(plain(results.run.ended.reason), title="The run failed")
+    elapsed = results.run.elapsed(now if results.state == "running" else None)
+    with st.container(horizontal=True):
+        for label, value in (tables.headline(results) | {"elapsed": tables.clock(elapsed)}).items():
+            st.metric(label, value, border=True)
+    with st.container(horizontal=True):
+        for status, count in results.counts().items():
+            st.badge(f"{count} {status}", color=STATUS_COLOURS.get(status, "gray") if count else "gray")
+
+
+def _dataset(dataset: object) -> str:
+    return str(dataset.get("path", dataset)) if isinstance(dataset, dict) else str(dataset)
+
+
+def _show_no_result(results: Snapshot) -> None:
+    trials = results.run.trials.values()
+    if all(trial.status in ("failed", "infeasible") for trial in trials):
+        first = next(iter(trials))
+        st.error(plain(f"The first: {tables.first_line(first.reason)}"), title="No trial has succeeded so far")
+    else:
+        st.info("No trial has a result yet.")
+
+
+def _show_results(reader: RunReader, results: Snapshot) -> None:
+    trials = _pick_trials(results)
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        _show_curves(reader, results, trials)
+    with right:
+        _show_classes(results, trials)
+
+
+def _pick_trials(results: Snapshot) -> list[Trial]:
+    """Show the leaderboard; the trials of the selected rows, or the best few while no row is selected."""
+    name = results.folder.name
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.subheader("Leaderboard", anchor=False)
+        top = st.slider("trials shown", 5, 50, 10, 5, key=_key(results, "top"), width=240)
+    picked = st.session_state.get(f"picked:{name}", [])
+    frame = tables.leaderboard(results, top, also=picked)
+    numbers = frame["trial"].tolist()
+    # A selection is a list of row positions. The order of the rows is part of the key, so that positions are never
+    # taken for those of another order, and the rows of the same trials are selected again in the new one.
+    selection = st.dataframe(
+        frame,
+        key=f"leaderboard:{name}:{hash(tuple(numbers))}",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="multi-row",
+        selection_default={"selection": {"rows": [numbers.index(number) for number in picked]}},
+        column_config=_column_config(results.objective, list(frame.columns)),
+        alt=f"The best trials of {name} by {results.objective}",
+    )
+    picked = [numbers[row] for row in selection["selection"]["rows"]]
+    st.session_state[f"picked:{name}"] = picked
+    ranked = len(results.best(len(results.run.trials)))
+    st.caption(
+        f"{len(frame)} of {ranked} trials with a result. Select rows to compare their curves and classes; "
+        f"without a selection the best {DEFAULT_CURVES} are drawn."
+    )
+    return [results.run.trials[number] for number in sorted(picked, key=numbers.index) or numbers[:DEFAULT_CURVES]]
+
+
+def _column_config(objective: str, columns: list[str]) -> dict[str, object]:
+    config: dict[str, object] = {
+        name: st.column_config.NumberColumn(format="%.4f", help="the objective" if name == objective else None)
+        for name in tables.metrics_shown(objective)
+    }
+    for name in columns:
+        if name.startswith(tables.PARAM):
+            config[name] = st.column_config.Column(name.removeprefix(tables.PARAM), help="a param that varies")
+    return config
+
+
+def _show_curves(reader: RunReader, results: Snapshot, trials: list[Trial]) -> None:
+    st.subheader("Learning curves", anchor=False)
+    if results.run.sweep["epochs"] == 1:
+        st.info("These trials have one epoch each, so there is no curve to draw.")
+        return
+    shown = trials[: charts.MAX_CURVES]
+    curves = reader.curves(trial.number for trial in shown)
+    names = tables.curve_names(curves, results.objective)
+    name = st.selectbox("over the epochs", names, key=_key(results, "curve"))
+    figure = charts.learning_curves(curves, name, {trial.number: trial.best_epoch for trial in shown})
+    st.plotly_chart(figure, key=_key(results, "curves"), alt=f"{name} over the epochs of each trial")
+    more = f" Only {len(shown)} of the {len(trials)} selected trials are drawn." if len(trials) > len(shown) else ""
+    st.caption(f"★ is the best epoch by {plain(results.objective)}.{more}")
+
+
+def _show_classes(results: Snapshot, trials: list[Trial]) -> None:
+    st.subheader("Classes", anchor=False)
+    trial = st.selectbox(
+        "at the best epoch of", trials, format_func=lambda trial: f"trial {trial.number}", key=_key(results, "classes")
+    )
+    assert results.run.started is not None
+    frame = tables.classes(trial, results.run.started.classes)
+    if lost := tables.lost_classes(frame):
+        st.error(plain(lost), title=f"Trial {trial.number} has lost a class")
+    if small := tables.small_classes(frame):
+        st.warning(plain(small))
+    share = st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0)
+    st.dataframe(
+        frame,
+        hide_index=True,
+        column_config={"precision": share, "recall": share, "f1": share},
+        alt=f"Precision, recall and F1 of each class for trial {trial.number}",
+    )
+
+
+def _key(results: Snapshot, widget: str) -> str:
+    return f"{widget}:{results.folder.name}"
+
+
+def _show_failures(results: Snapshot) -> None:
+    frame = tables.failures(results)
+    if frame.empty:
+        return
+    st.subheader("Failed and infeasible trials", anchor=False)
+    st.dataframe(frame, hide_index=True, alt="Trials without a model, with the first line of the reason")
+
+
+main()

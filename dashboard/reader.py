@@ -1,0 +1,140 @@
+"""Runs as they grow: each log is read once, and after that only what was appended to it."""
+
+import copy
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pandas
+
+from search.events import Reported, Run, RunError, read_events
+from search.folder import RunFolder
+from search.results import Results
+
+HEAD_BYTES = 64
+"""Enough of a log's first line to hold its time, which tells a run from a later one of the same name."""
+
+
+@dataclass(frozen=True)
+class Snapshot(Results):
+    """A run as it stood when it was read; nobody changes it afterwards."""
+
+    updated: float
+    """When the last event was written, in seconds since the epoch."""
+
+
+class RunsReader:
+    """The runs of one folder. Viewers share it: each log is folded once, however many look at it."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+        self._readers: dict[str, RunReader] = {}
+
+    def read(self) -> dict[str, Snapshot | RunError]:
+        """Every run by name, the newest first; one that cannot be read is there with the reason, at the end.
+
+        Raises RunError when the folder itself cannot be read.
+        """
+        with _told_plainly(self.runs):
+            folders = [path for path in self.runs.iterdir() if not path.name.startswith(".")]
+            names = sorted(path.name for path in folders if (path / "events.jsonl").is_file())
+        found = {name: self._read(name) for name in names}
+        return dict(sorted(found.items(), key=lambda item: _started(item[1]), reverse=True))
+
+    def run(self, name: str) -> "RunReader":
+        """The reader of a run that ``read`` has found: no other name is ever made a path."""
+        return self._readers[name]
+
+    def _read(self, name: str) -> Snapshot | RunError:
+        try:
+            return self._readers.setdefault(name, RunReader(RunFolder(self.runs / name))).read()
+        except RunError as error:
+            return error
+
+
+def _started(entry: Snapshot | RunError) -> float:
+    return entry.run.started.time if isinstance(entry, Snapshot) and entry.run.started else 0.0
+
+
+class RunReader:
+    """One run, folded as far as its log goes."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._start_over()
+
+    def read(self) -> Snapshot:
+        """The run as it stands. Raises RunError when its log cannot be read."""
+        with self._lock, _told_plainly(self.folder.events):
+            is_locked = self.folder.is_locked()  # asked first: a driver that ends meanwhile has written its end
+            self._follow()
+            run = self._run_for_viewers()
+        if run.started is None:
+            raise RunError(
+                f"run {self.folder.name!r} holds no event yet: its driver is starting, or died before the first one"
+            )
+        going_on = "running" if is_locked else "interrupted"
+        return Snapshot(self.folder, run, run.ended.state if run.ended else going_on, self._updated)
+
+    def curves(self, trials: Iterable[int]) -> pandas.DataFrame:
+        """One row an epoch of these trials: trial, epoch, every metric, every curve. Reads their lines only.
+
+        Raises RunError when the log cannot be read.
+        """
+        with self._lock, _told_plainly(self.folder.events):
+            rows = [
+                {"trial": event.trial, "epoch": event.epoch, **event.metrics, **event.curves}
+                for trial in trials
+                for offset in self._reports.get(trial, ())
+                for event, _ in islice(read_events(self.folder.events, offset), 1)
+                if isinstance(event, Reported)
+            ]
+        return pandas.DataFrame(rows, columns=None if rows else ["trial", "epoch"])
+
+    def _start_over(self) -> None:
+        self._run = Run()
+        self._shared: Run | None = None
+        self._offset = 0
+        self._head = b""
+        self._updated = 0.0
+        self._reports: dict[int, list[int]] = {}
+        """Where each trial's reports begin in the log: curves are read when somebody wants to see them."""
+
+    def _follow(self) -> None:
+        """Fold what was appended since; from the beginning when the log is another one than before."""
+        path = self.folder.events
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        if path.stat().st_size < self._offset or not head.startswith(self._head):
+            self._start_over()
+        self._head = head
+        for event, end in read_events(path, self._offset):
+            try:
+                self._run.apply(event)
+            except KeyError as error:
+                raise RunError(
+                    f"{path} is damaged at byte {self._offset}: {event.kind!r} needs {error}, which is not there"
+                ) from None
+            if isinstance(event, Reported):
+                self._reports.setdefault(event.trial, []).append(self._offset)
+            self._offset, self._updated, self._shared = end, event.time, None
+
+    def _run_for_viewers(self) -> Run:
+        """A copy that stays as it is while another viewer's visit folds on."""
+        if self._shared is None:
+            self._shared = copy.copy(self._run)
+            self._shared.trials = {number: copy.copy(trial) for number, trial in self._run.trials.items()}
+            self._shared.best = self._run.best and self._shared.trials[self._run.best.number]
+        return self._shared
+
+
+@contextmanager
+def _told_plainly(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from None
