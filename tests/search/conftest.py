@@ -1,18 +1,35 @@
 """A small sweep, its data, and simulated runs for the tests of the search."""
 
+import atexit
 import random
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from search.events import Event, SweepStarted
 from search.search import Report, Search
 from spaces.sweep import Sweep
 
+
+def _blobs() -> dict[str, str]:
+    """150 rows around three centres, in files: a driver that is killed often must start without scikit-learn."""
+    folder = Path(tempfile.mkdtemp(prefix="rungwise-tests-"))
+    atexit.register(shutil.rmtree, folder)
+    chance = np.random.default_rng(0)
+    classes = np.arange(150) % 3
+    rows = chance.normal(size=(3, 4))[classes] + 0.6 * chance.normal(size=(150, 4))
+    np.save(folder / "rows.npy", rows.astype(np.float32))
+    np.save(folder / "labels.npy", classes)
+    return {"kind": "npy", "path": str(folder / "rows.npy"), "labels": str(folder / "labels.npy")}
+
+
 TINY: dict[str, Any] = {
-    "dataset": {"kind": "sklearn", "name": "iris"},
+    "dataset": _blobs(),
     "trainer": "tests.tiny:Softmax",
     "objective": "macro_f1",
     "epochs": 9,
