@@ -29,12 +29,11 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-Result = dict[str, float]
+Result = dict[str, Any]
 Framework = Literal["tensorflow", "nothing"]
 
-TUNE_ENVIRONMENT = {"tuned": {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}}
 SHARED_MEMORY = Path("/dev/shm")
-CLASSES, METRICS_PER_REPORT = 10, 8
+CLASSES = 10
 BATCHES = (1, 8, 64, 512)
 
 
@@ -201,19 +200,14 @@ ARMS: dict[str, Callable[[int, int, Framework, Path], list[float]]] = {
 }
 
 
-def time_trials(
-    arm: str, warm_up: int, trials: int, reports: int, framework: Framework, folder: Path
-) -> Result:
-    """One sweep; the trials of its warm-up start both workers, the others count."""
+def time_trials(sweeps: list[dict[str, Any]], folder: Path) -> Result:
+    """Sweeps one after another on one Ray; the trials of a sweep's warm-up start workers, the others count."""
     import ray
 
-    if arm == "ours":
-        from trainers.datasets import load_dataset
+    from trainers.datasets import load_dataset
 
-        import_module("search.ray_runner")
-        load_dataset("digits")
-    else:
-        import_module("ray.tune")
+    import_module("search.ray_runner")
+    load_dataset("digits")  # what the driver reads before its first trial is no overhead of a trial
     begun = time.time()
     ray.init(
         num_cpus=2,
@@ -222,21 +216,29 @@ def time_trials(
         logging_level="ERROR",
         object_store_memory=150_000_000,
         _temp_dir=str(folder),
-        _node_ip_address="127.0.0.2",  # Ray replaces 127.0.0.1 by an address of the network,
+        _node_ip_address="127.0.0.2",  # Ray replaces 127.0.0.1 by an address of the network
     )
-    started = time.time()
+    init_s = time.time() - begun
     try:
-        ends = ARMS[arm](warm_up + trials, reports, framework, folder / "results")
-        over = time.time()
+        results = [_time_sweep(**sweep, folder=folder / f"sweep{n}") for n, sweep in enumerate(sweeps)]
     finally:
         ray.shutdown()
+    return {"init_s": init_s, "sweeps": results}
+
+
+def _time_sweep(
+    arm: str, warm_up: int, trials: int, reports: int, framework: Framework, folder: Path
+) -> Result:
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1" if arm == "tuned" else "0"
+    begun = time.time()
+    ends = ARMS[arm](warm_up + trials, reports, framework, folder)
+    over = time.time()
     assert len(ends) == warm_up + trials, f"{arm}: {len(ends)} of {warm_up + trials} trials came to an end"
     third = max(1, trials // 3)
     return {
-        "init_s": started - begun,
-        "first_s": ends[0] - started,
+        "first_s": ends[0] - begun,
         "trial_s": (ends[-1] - ends[warm_up - 1]) / trials,
-        "all_s": (over - started) / len(ends),
+        "all_s": (over - begun) / len(ends),
         "first_third_s": (ends[warm_up + third - 1] - ends[warm_up - 1]) / third,
         "last_third_s": (ends[-1] - ends[-1 - third]) / third,
         "rss_mb": _peak_mb(),
@@ -309,13 +311,17 @@ def time_ray_loggers(trials: int, reports: int, confusion: bool, folder: Path) -
     from ray.tune.experiment import Trial
     from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, TBXLoggerCallback
 
+    class Storage(StorageContext):  # type: ignore[misc]
+        def _get_session_path(self) -> str:
+            return str(folder)  # Tune's own is the session folder of a running Ray, on the same disk
+
     rng = np.random.default_rng(0)
     payloads = [[_payload(rng, epoch) for epoch in range(1, reports + 1)] for _ in range(trials)]
     loggers = [CSVLoggerCallback(), JsonLoggerCallback(), TBXLoggerCallback()]
     begun, cpu = time.perf_counter(), time.process_time()
     for number, payload in enumerate(payloads, 1):
         config = {"learning_rate": 0.01, "units": 32}
-        storage = StorageContext(storage_path=str(folder), experiment_dir_name="loggers")
+        storage = Storage(storage_path=str(folder), experiment_dir_name="loggers")
         trial = Trial("train", config=config, evaluated_params=config, storage=storage, stub=True)
         trial.init_local_path()
         for logger in loggers:
@@ -419,7 +425,7 @@ def measure(part: str, where: Path | None = None, **options: Any) -> Result:
         process = subprocess.run(
             [sys.executable, str(Path(__file__).resolve()), "--part", arguments],
             cwd=ROOT,
-            env=_environment(str(options.get("arm"))),
+            env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -441,7 +447,7 @@ def _folder(where: Path | None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _environment(arm: str) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "TUNE_"))}
     ours_too = {
         "PYTHONPATH": str(ROOT),
@@ -450,7 +456,7 @@ def _environment(arm: str) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": "",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    return inherited | ours_too | TUNE_ENVIRONMENT.get(arm, {})
+    return inherited | ours_too
 
 
 def _answer(arguments: str) -> None:
@@ -473,31 +479,34 @@ def verdict(value: float, goal: float, at_least: bool = False) -> str:
 def add_trials(table: Table, quick: bool, framework: Framework) -> None:
     repeats = 1 if quick else 3
     fast, slow = ((20, 20), (2, 4)) if quick else ((100, 100), (2, 10))
-    for reports in (9,) if quick else (1, 9):
-        results: dict[str, list[Result]] = {arm: [] for arm in ARMS}
-        for _ in range(repeats):
-            for arm in ARMS:
-                warm_up, trials = slow if arm == "shipped" else fast
-                results[arm].append(
-                    measure(
-                        "time_trials",
-                        arm=arm,
-                        warm_up=warm_up,
-                        trials=trials,
-                        reports=reports,
-                        framework=framework,
-                    )
-                )
-        add = _row_adder(table, results)
-        each = f"{reports} report{'s' * (reports > 1)} each"
-        add(f"ms a trial, warm; {each}", "trial_s", 1e3)
-        cost = {arm: median(results[arm], "trial_s") for arm in ARMS}
+    lengths = (9,) if quick else (1, 9)
+    plan = [(arm, reports) for reports in lengths for arm in ARMS]
+    results: dict[tuple[str, int], list[Result]] = {key: [] for key in plan}
+    init_s = []
+    for _ in range(repeats):
+        sizes = [slow if arm == "shipped" else fast for arm, _ in plan]
+        sweeps = [
+            {"arm": arm, "warm_up": warm_up, "trials": trials, "reports": reports, "framework": framework}
+            for (arm, reports), (warm_up, trials) in zip(plan, sizes, strict=True)
+        ]
+        answer = measure("time_trials", sweeps=sweeps)
+        init_s.append(answer["init_s"])
+        for key, result in zip(plan, answer["sweeps"], strict=True):
+            results[key].append(result)
+        plan = plan[1:] + plan[:1]  # whoever comes first meets a cold machine
+    table.add_row(
+        "s to start Ray (ray.init), the same for all", f"{statistics.median(init_s):.1f}", "", "", ""
+    )
+    for reports in lengths:
+        by_arm = {arm: results[arm, reports] for arm in ARMS}
+        add = _row_adder(table, by_arm)
+        add(f"ms a trial of {reports} report{'s' * (reports > 1)}, workers warm", "trial_s", 1e3)
+        cost = {arm: median(by_arm[arm], "trial_s") for arm in ARMS}
         for other, goal in (("shipped", 0.1), ("tuned", 0.5)):
             share = cost["ours"] / cost[other]
             table.add_row(f"  ours / {other}", f"{share:.3f}", "", "", f"<= {goal:g}: {verdict(share, goal)}")
-        add("  ms a trial, start of workers included", "all_s", 1e3)
-        add("  s from Ray's start to the first trial's end", "first_s")
-        add("  s to start Ray (ray.init)", "init_s")
+        add("  all of the sweep / its trials", "all_s", 1e3)
+        add("  s until the first trial ended", "first_s")
     table.caption = (
         f"Trials: two CPUs, {framework} imported by each fresh worker, median of {repeats}. "
         f"'warm' counts {fast[0]} trials after {fast[1]} others that start the workers, as shipped {slow[1]} "
@@ -557,10 +566,10 @@ def add_driver(table: Table, quick: bool, framework: Framework) -> None:
         table.add_row("  ms to ask for a trial (random), at the end", f"{result['ask_ms']:.3f}", "", "", "")
     if quick:
         return
-    results = {
-        arm: measure("time_trials", arm=arm, warm_up=100, trials=1400, reports=1, framework=framework)
-        for arm in ("ours", "tuned")
-    }
+    results = {}
+    for arm in ("ours", "tuned"):
+        sweep = {"arm": arm, "warm_up": 100, "trials": 1400, "reports": 1, "framework": framework}
+        (results[arm],) = measure("time_trials", sweeps=[sweep])["sweeps"]
     for name, key, unit in (
         ("ms a trial, first third of 1,400 on Ray", "first_third_s", 1e3),
         ("  last third", "last_third_s", 1e3),

@@ -16,6 +16,8 @@ from search.folder import default_runs
 REFRESH_S = 3
 DEFAULT_CURVES = 5
 STATE_COLOURS = {"running": "blue", "complete": "green", "failed": "red", "interrupted": "orange"}
+LABELS = {"balanced_accuracy": "balanced acc.", "worst_class_recall": "worst recall"}
+"""Where a metric's name would take the room of two columns."""
 STATUS_COLOURS = {"complete": "green", "running": "blue", "failed": "red"}
 
 
@@ -199,7 +201,9 @@ def _pick_trials(results: Snapshot) -> list[Trial]:
 
 def _column_config(objective: str, columns: list[str]) -> dict[str, object]:
     config: dict[str, object] = {
-        name: st.column_config.NumberColumn(format="%.4f", help="the objective" if name == objective else None)
+        name: st.column_config.NumberColumn(
+            LABELS.get(name), format="%.4f", help="the objective" if name == objective else name
+        )
         for name in tables.metrics_shown(objective)
     }
     for name in columns:
@@ -218,7 +222,12 @@ def _show_curves(reader: RunReader, results: Snapshot, trials: list[Trial]) -> N
     names = tables.curve_names(curves, results.objective)
     name = st.selectbox("over the epochs", names, key=_key(results, "curve"))
     figure = charts.learning_curves(curves, name, {trial.number: trial.best_epoch for trial in shown})
-    st.plotly_chart(figure, key=_key(results, "curves"), alt=f"{name} over the epochs of each trial")
+    st.plotly_chart(
+        figure,
+        key=_key(results, "curves"),
+        config={"displayModeBar": False},
+        alt=f"{name} over the epochs of each trial",
+    )
     more = f" Only {len(shown)} of the {len(trials)} selected trials are drawn." if len(trials) > len(shown) else ""
     st.caption(f"★ is the best epoch by {plain(results.objective)}.{more}")
 
@@ -234,11 +243,12 @@ def _show_classes(results: Snapshot, trials: list[Trial]) -> None:
         st.error(plain(lost), title=f"Trial {trial.number} has lost a class")
     if small := tables.small_classes(frame):
         st.warning(plain(small))
-    share = st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0)
+    share = st.column_config.NumberColumn(format="%.3f")
+    bar = st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0, color=charts.COLOURS[0])
     st.dataframe(
         frame,
         hide_index=True,
-        column_config={"precision": share, "recall": share, "f1": share},
+        column_config={"recall": bar, "precision": share, "f1": share},
         alt=f"Precision, recall and F1 of each class for trial {trial.number}",
     )
 

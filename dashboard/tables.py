@@ -74,20 +74,10 @@ def curve_names(curves: pandas.DataFrame, objective: str) -> list[str]:
 
 
 def classes(trial: Trial, names: Sequence[str]) -> pandas.DataFrame:
-    """Precision, recall, F1 and rows of each class at the trial's best epoch; none before its first report."""
-    if not trial.confusion:
-        return pandas.DataFrame(columns=["class", "precision", "recall", "f1", "rows", "predicted"])
+    """Recall, precision, F1 and validation rows of each class, at the best epoch of a trial that has one."""
     scores = per_class(np.array(trial.confusion, np.int64))
-    return pandas.DataFrame(
-        {
-            "class": list(names),
-            "precision": scores.precision,
-            "recall": scores.recall,
-            "f1": scores.f1,
-            "rows": scores.support,
-            "predicted": scores.predicted,
-        }
-    )
+    columns = {"recall": scores.recall, "precision": scores.precision, "f1": scores.f1, "rows": scores.support}
+    return pandas.DataFrame({"class": list(names), **columns})
 
 
 def lost_classes(frame: pandas.DataFrame) -> str:

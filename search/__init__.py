@@ -1,4 +1,5 @@
-"""From a sweep file to ranked trials; ``from search import load_sweep, run_sweep, resume_run, load_run`` in notebooks."""
+"""From a sweep file to ranked trials; ``from search import load_sweep, run_sweep, resume_run, load_run`` in
+notebooks."""
 
 from typing import Any
 

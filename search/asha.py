@@ -53,7 +53,9 @@ class Asha:
     below ``epochs``. ``rule=None`` has no rungs: every trial trains to its end unless it turns NaN.
     """
 
-    def __init__(self, epochs: int, grace: int = 1, reduction: int = 3, rule: Rule | None = "promote") -> None:
+    def __init__(
+        self, epochs: int, grace: int = 1, reduction: int = 3, rule: Rule | None = "promote"
+    ) -> None:
         self._epochs = epochs
         self.reduction = reduction
         self.rule = rule
@@ -123,7 +125,8 @@ class Asha:
 
 
 def _percentile(ascending: list[float], share: float) -> float | None:
-    """The value below which ``share`` of the values lie, interpolated linearly between neighbours; None of none."""
+    """The value below which ``share`` of the values lie, interpolated linearly between neighbours; None of
+    none."""
     if not ascending:
         return None
     position = share * (len(ascending) - 1)

@@ -1,6 +1,7 @@
 """The command ``rungwise``: run, resume, status, best, check, dashboard.
 
-Exit codes: 0 done, 1 the run failed, 2 bad input, 130 and 143 interrupted by SIGINT and SIGTERM with everything
+Exit codes: 0 done, 1 the run failed, 2 bad input, 130 and 143 interrupted by SIGINT and SIGTERM with
+everything
 durable.
 """
 
@@ -25,7 +26,8 @@ CHECKED_DRAWS = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; bad input and failed runs become one clear line per fault on stderr and an exit code."""
+    """Run one command; bad input and failed runs become one clear line per fault on stderr and an exit
+    code."""
     from search.driver import Interrupted
 
     options = _parser().parse_args(arguments)
@@ -38,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SpaceError, DataError, RunError) as error:
         return _complain(error, BAD_INPUT)
     except Interrupted as interrupted:
-        print(f"interrupted; everything reported is safe. Go on: rungwise resume {options.run}", file=sys.stderr)
+        print(
+            f"interrupted; everything reported is safe. Go on: rungwise resume {options.run}", file=sys.stderr
+        )
         return 128 + interrupted.signum
     except KeyboardInterrupt:
         return 130
@@ -69,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
 
     resume = command("resume", _resume, "go on with an interrupted run, or add trials to a finished one")
     resume.add_argument("run", metavar="RUN", help="a name under the runs folder, or a path")
-    resume.add_argument("--as-started", action="store_true", help="go on although the sweep file has changed since")
+    resume.add_argument(
+        "--as-started", action="store_true", help="go on although the sweep file has changed since"
+    )
     _add_driving(resume)
 
     status = command("status", _status, "how a run stands; works while it is going on")
@@ -80,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
         reader.add_argument("--json", action="store_true", help="for programs")
         _add_runs(reader)
 
-    check = command("check", _check, "validate a sweep without training: its file, its data, draws of its space")
+    check = command(
+        "check", _check, "validate a sweep without training: its file, its data, draws of its space"
+    )
     check.add_argument("sweep", metavar="SWEEP.yaml", type=Path)
     _add_sweep_options(check)
 
@@ -91,20 +99,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_driving(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runner", choices=("ray", "local"), default="ray", help="where trials run (default: ray)")
+    parser.add_argument(
+        "--runner", choices=("ray", "local"), default="ray", help="where trials run (default: ray)"
+    )
     _add_runs(parser)
     _add_sweep_options(parser)
 
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=Path, metavar="DIR", help="the runs folder (default: $RUNGWISE_RUNS, or runs)")
+    parser.add_argument(
+        "--runs", type=Path, metavar="DIR", help="the runs folder (default: $RUNGWISE_RUNS, or runs)"
+    )
 
 
 def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=_count, metavar="N", help="short for --set search.trials=N")
     parser.add_argument("--seed", type=int, metavar="N", help="short for --set search.seed=N")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the sweep, e.g. --set epochs=9"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the sweep, e.g. --set epochs=9",
     )
 
 

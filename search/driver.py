@@ -1,4 +1,5 @@
-"""Drives a run from start to end: data, lock, log, search and runner put together; what ``rungwise run`` calls."""
+"""Drives a run from start to end: data, lock, log, search and runner put together; what ``rungwise run``
+calls."""
 
 import difflib
 import importlib
@@ -97,7 +98,8 @@ def resume_run(
     as_started: bool = False,
     watch: Watch = unwatched,
 ) -> Run:
-    """Go on with a run where its log ends; ``overrides`` may give it more trials, another budget or resources.
+    """Go on with a run where its log ends; ``overrides`` may give it more trials, another budget or
+    resources.
 
     Raises RunError when there is no such run, another driver holds it, its file, its source (unless
     ``as_started``) or an override asks for another search than the one that was started, or its data changed.
@@ -109,7 +111,9 @@ def resume_run(
         for event in events:
             before.apply(event)
         if before.started is None:
-            raise RunError(f"run {folder.name!r} was killed before it began; delete {folder.path} and run it again")
+            raise RunError(
+                f"run {folder.name!r} was killed before it began; delete {folder.path} and run it again"
+            )
         as_logged = Sweep.from_dict(before.sweep)
         sweep = load_checked_sweep(folder.sweep, overrides)
         _refuse_other_search(as_logged, sweep, folder.sweep)
@@ -118,8 +122,8 @@ def resume_run(
         dataset, splits = load_rows(sweep)
         if fingerprint(dataset, splits) != before.started.data:
             raise RunError(
-                f"the data of run {folder.name!r} changed since it was started ({dataset.source}): its trials "
-                "could not be compared; put the data back, or start a new run"
+                f"the data of run {folder.name!r} changed since it was started ({dataset.source}): its "
+                "trials could not be compared; put the data back, or start a new run"
             )
         search = Search.replay(sweep, events, log.append)
         changed = {k: v for k, v in sweep.to_dict().items() if v != before.sweep.get(k)}

@@ -162,8 +162,12 @@ def _why_unreadable(line: bytes, path: Path, offset: int) -> str:
         )
     known = isinstance(written, dict) and written.get("kind")
     if isinstance(known, str) and known not in _KINDS:
-        return f"{path} holds an event {known!r} that only a newer Rungwise knows; upgrade Rungwise to read it"
-    return f"{path} is damaged at byte {offset}: {line[:60].decode(errors='replace').rstrip()!r} is not an event"
+        return (
+            f"{path} holds an event {known!r} that only a newer Rungwise knows; upgrade Rungwise to read it"
+        )
+    return (
+        f"{path} is damaged at byte {offset}: {line[:60].decode(errors='replace').rstrip()!r} is not an event"
+    )
 
 
 _KINDS = {model.model_fields["kind"].default for model in Event.__args__}

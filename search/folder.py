@@ -1,11 +1,11 @@
 """The files of one run: who may write them, what they are called, and how they come to lie there whole.
 
-    runs/digits/
-      sweep.yaml                      the sweep, as resolved
-      events.jsonl                    what happened, see events.py
-      lock                            held by the driver at work; says who that is
-      trials/0007/epoch-0009/         a checkpoint: all that training needs to go on after epoch 9
-      trials/0007/predictions.npz     validation probabilities of the best epoch
+runs/digits/
+  sweep.yaml                      the sweep, as resolved
+  events.jsonl                    what happened, see events.py
+  lock                            held by the driver at work; says who that is
+  trials/0007/epoch-0009/         a checkpoint: all that training needs to go on after epoch 9
+  trials/0007/predictions.npz     validation probabilities of the best epoch
 """
 
 import difflib
@@ -70,7 +70,9 @@ class RunFolder:
         """
         with (self.path / "lock").open("a+") as file:
             if not self._lock_patiently(file.fileno()):
-                raise RunError(f"run {self.name!r} is being driven already by {self.driver()}; wait for it or end it")
+                raise RunError(
+                    f"run {self.name!r} is being driven already by {self.driver()}; wait for it or end it"
+                )
             file.truncate(0)
             json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, file)
             file.flush()
@@ -153,7 +155,8 @@ def default_runs() -> Path:
 
 
 def find_run(run: str | Path, runs: Path | None = None) -> RunFolder:
-    """The folder of a run, by its name under the runs folder or by its path. Raises RunError if there is none."""
+    """The folder of a run, by its name under the runs folder or by its path. Raises RunError if there is
+    none."""
     runs = runs or default_runs()
     for path in (runs / run, Path(run)):
         if (path / "events.jsonl").is_file():
@@ -174,7 +177,8 @@ def _told_plainly(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunFailed(
-            f"cannot write {path}: {error.strerror}; every event before this is safe: make room and resume the run"
+            f"cannot write {path}: {error.strerror}; every event before this is safe: "
+            "make room and resume the run"
         ) from None
 
 

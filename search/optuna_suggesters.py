@@ -6,6 +6,7 @@ draws would depend on how often it was asked before a crash.
 
 import math
 import warnings
+from typing import cast
 
 import numpy as np
 import optuna
@@ -77,8 +78,8 @@ class OptunaSuggester:
             )
         elif (again := self.suggest(number)) != params:
             raise RunError(
-                f"suggester {self._name!r} proposes {again} for trial {number}, but the run has {params}: it was "
-                f"started with another Optuna than {optuna.__version__}; install the version named in its log"
+                f"suggester {self._name!r} proposes {again} for trial {number}, but the run has {params}: "
+                f"it was started with another Optuna than {optuna.__version__}; install the version named in its log"
             )
 
     def report(self, number: int, epoch: int, value: float) -> None:
@@ -116,5 +117,5 @@ def _draw(trial: Trial, name: str, param: Param) -> Value:
         case Int():
             return trial.suggest_int(name, param.low, param.high, log=param.log)
         case Choice():
-            return trial.suggest_categorical(name, param.values)
+            return cast(Value, trial.suggest_categorical(name, param.values))
     raise TypeError(f"{param!r} is no param")

@@ -23,7 +23,8 @@ GUARDS = ("accuracy", "macro_f1", "balanced_accuracy", "worst_class_recall")
 
 @contextmanager
 def watched(search: Search) -> Iterator[None]:
-    """Show the search on stderr while the context lasts: a live panel on a terminal, plain lines elsewhere."""
+    """Show the search on stderr while the context lasts: a live panel on a terminal, plain lines
+    elsewhere."""
     terminal = Console(stderr=True, highlight=False)
     shown = _live(search, terminal) if terminal.is_terminal else _lines(search)
     with shown:
@@ -68,7 +69,9 @@ def _line(search: Search) -> str:
 
 
 def _counts(search: Search) -> str:
-    trials = list(search.run.trials.values())  # one step for the interpreter: the driver adds trials meanwhile
+    trials = list(
+        search.run.trials.values()
+    )  # one step for the interpreter: the driver adds trials meanwhile
     counts = Counter(trial.status for trial in trials)
     started = f"{len(trials) - counts['infeasible']}/{search.sweep.search.trials}"
     others = ", ".join(
@@ -76,14 +79,18 @@ def _counts(search: Search) -> str:
         for status in ("complete", "running", "paused", "stopped", "failed", "infeasible")
         if counts[status] or status in ("complete", "running", "stopped", "failed")
     )
-    return f"trials {started}: {others} | {search.run.epochs} epochs | {_clock(search.elapsed())}{_eta(search)}"
+    return (
+        f"trials {started}: {others} | {search.run.epochs} epochs | {_clock(search.elapsed())}{_eta(search)}"
+    )
 
 
 def _best(search: Search) -> str:
     best = search.run.best
     if best is None:
         return "no result yet"
-    return f"best {search.sweep.objective} {best.best_value:.4f} (trial {best.number}, epoch {best.best_epoch})"
+    return (
+        f"best {search.sweep.objective} {best.best_value:.4f} (trial {best.number}, epoch {best.best_epoch})"
+    )
 
 
 def _rungs(search: Search) -> Iterable[str]:
@@ -117,7 +124,8 @@ def console() -> Console:
 
 
 def leaderboard(results: Results, top: int) -> Table:
-    """The best trials as a table: the objective first, then what accuracy hides, then the params that vary."""
+    """The best trials as a table: the objective first, then what accuracy hides, then the params that
+    vary."""
     trials = results.best(top)
     objective = results.objective
     metrics = [objective, *(name for name in GUARDS if name != objective)]

@@ -1,12 +1,15 @@
 """Trials on Ray: each stretch is one Tune trial on a warm worker; the only file that imports Ray.
 
-Tune places the work and carries the messages. What to train and when to stop is the search's, what happened is
+Tune places the work and carries the messages. What to train and when to stop is the search's, what happened
+is
 the log's, so Tune's own experiment state is written to a folder that is thrown away and read by nobody.
 """
 
 import logging
 import os
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,13 +45,18 @@ TUNE_SETTINGS = {
 
 
 def run(search: Search, training: Training, folder: RunFolder) -> None:
-    """See ``runner.Runner``. Uses the cluster at RAY_ADDRESS if that is set, else one of its own on this machine.
+    """See ``runner.Runner``. Uses the cluster at RAY_ADDRESS if that is set, else one of its own on this
+    machine.
 
     Raises RunFailed when this machine has no room for a trial, the log cannot be written, or the search is
     hopeless.
     """
     resources = search.sweep.resources
-    with _cluster(resources), _environment(TUNE_SETTINGS), tempfile.TemporaryDirectory(prefix="rungwise-tune-") as storage:
+    with (
+        _cluster(resources),
+        _environment(TUNE_SETTINGS),
+        tempfile.TemporaryDirectory(prefix="rungwise-tune-") as storage,
+    ):
         driver = _Driver(search, folder, resources)
         try:
             tune.run(
@@ -74,10 +82,12 @@ def _cluster(resources: Resources) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS")
+    with _handlers_kept():
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         if not address:  # a cluster elsewhere may grow; this machine does not
             _check_room(resources)
@@ -86,13 +96,22 @@ def _cluster(resources: Resources) -> Iterator[None]:
         ray.shutdown()
 
 
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray puts a handler of its own on SIGTERM, which would end the process before the log knows why."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
 def _check_room(resources: Resources) -> None:
     total = ray.cluster_resources()
     for name, amount in (("CPU", resources.cpu), ("GPU", resources.gpu)):
         if amount > total.get(name, 0):
             raise RunFailed(
-                f"each trial asks for {amount:g} {name}s and this machine has {total.get(name, 0):g}: resume the run "
-                f"with --set resources.{name.lower()}=..., or on a cluster: set RAY_ADDRESS"
+                f"each trial asks for {amount:g} {name}s and this machine has {total.get(name, 0):g}: "
+                f"resume the run with --set resources.{name.lower()}=..., or on a cluster: set RAY_ADDRESS"
             )
 
 
@@ -176,7 +195,8 @@ class _Driver:
             self.search.lose(work.stretch.trial, reason)
 
     def _num_slots(self) -> int:
-        """How many trials the cluster as it is now can train at once; it may grow, so one is always asked for."""
+        """How many trials the cluster as it is now can train at once; it may grow, so one is always asked
+        for."""
         if time.monotonic() - self._slots_read > 1:
             self._slots_read = time.monotonic()
             total = ray.cluster_resources()
@@ -193,12 +213,14 @@ class _Stretches(Searcher):
         super().__init__()
         self._driver = driver
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:  # FINISHED is a text, whatever Ray's annotation says
         with _escaping():
             work = self._driver.next_work(trial_id)
         return {"work": work} if isinstance(work, _Work) else work
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         pass  # _Decisions has heard of it
 
     def save(self, checkpoint_path: str) -> None:
@@ -212,7 +234,7 @@ class _Decisions(FIFOScheduler):
     """To Tune: what becomes of a trial after each result."""
 
     def __init__(self, driver: _Driver) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._driver = driver
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
@@ -236,7 +258,7 @@ class _Forget(Callback):
 class _TuneWorker(tune.Trainable):
     """The process that trains: takes stretch after stretch, and keeps data and imports between them."""
 
-    def setup(self, config: dict[str, Any], training: Training) -> None:
+    def setup(self, config: dict[str, Any], training: Training) -> None:  # type: ignore[override]
         self._worker = Worker(training)
         self._messages: Generator[Report | Ended] | None = None
         self._checkpoint: tempfile.TemporaryDirectory[str] | None = None

@@ -1,4 +1,5 @@
-"""What every runner shares: how it is called, and how a worker's report becomes durable and gets its decision."""
+"""What every runner shares: how it is called, and how a worker's report becomes durable and gets its
+decision."""
 
 from collections.abc import Callable
 
@@ -8,7 +9,8 @@ from search.search import Report, Search
 from search.trial_loop import Training
 
 Runner = Callable[[Search, Training, RunFolder], None]
-"""Trains what ``search`` hands out until it hands out nothing more; whatever matters is in the log by then."""
+"""Trains what ``search`` hands out until it hands out nothing more; whatever matters is in the log by
+then."""
 
 
 def accept(report: Report, search: Search, folder: RunFolder) -> Decision:

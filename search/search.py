@@ -1,7 +1,8 @@
 """The brain of a sweep: which stretch of which trial comes next, and what becomes of each report.
 
 One object, three bodies: the local runner, the Ray runner and simulations drive it through ``next_trial``,
-``report``, ``finish`` and ``lose``. All its state follows from its events, so ``replay`` rebuilds it from a log.
+``report``, ``finish`` and ``lose``. All its state follows from its events, so ``replay`` rebuilds it from a
+log.
 """
 
 import math
@@ -80,7 +81,8 @@ class Ended:
 
 
 class Search:
-    """Decides; knows neither Ray nor files. ``append`` makes events durable before anything follows from them."""
+    """Decides; knows neither Ray nor files. ``append`` makes events durable before anything follows from
+    them."""
 
     def __init__(
         self, sweep: Sweep, run: Run, append: Callable[..., None], clock: Callable[[], float] = time.time
@@ -182,10 +184,13 @@ class Search:
         self._record(WorkerLost(trial=trial, reason=reason))
         if self.run.trials[trial].lost_workers >= LOST_WORKERS:
             self._unfinished.remove(trial)
-            self.finish(Ended(trial, "failed", f"its worker died {LOST_WORKERS} times; the last time: {reason}"))
+            self.finish(
+                Ended(trial, "failed", f"its worker died {LOST_WORKERS} times; the last time: {reason}")
+            )
 
     def over(self) -> str | None:
-        """Why nothing more is to be trained, whatever could be: the target is reached or the budget used up."""
+        """Why nothing more is to be trained, whatever could be: the target is reached or the budget used
+        up."""
         budget, best = self.sweep.budget, self.run.best
         if budget.target is not None and best and not self.run.is_better(budget.target, best.best_value):
             return f"trial {best.number} reached the target of {budget.target:g}"
@@ -283,7 +288,11 @@ class Search:
         same = next((n for n, status in enumerate(endings) if status != ended.ending), len(endings))
         if ended.ending == "failed" and same >= HOPELESS_FAILURES and not self.run.epochs:
             raise RunFailed(f"the first {same} trials all failed; the last one: {ended.reason}")
-        if ended.ending == "infeasible" and same >= HOPELESS_INFEASIBLE and self.sweep.search.suggester != "grid":
+        if (
+            ended.ending == "infeasible"
+            and same >= HOPELESS_INFEASIBLE
+            and self.sweep.search.suggester != "grid"
+        ):
             raise RunFailed(
                 f"{same} configurations in a row were infeasible; the last one: {ended.reason}; "
                 "narrow the space: rungwise check shows what fits"
@@ -293,4 +302,3 @@ class Search:
 def derived_seed(seed: int, trial: int) -> int:
     """What everything random in a trial follows from."""
     return int(np.random.SeedSequence([seed, trial]).generate_state(1)[0] >> 1)
-

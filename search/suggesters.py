@@ -17,7 +17,8 @@ class Suggester(Protocol):
     """Asked for params, told what became of them. Values are told so that larger is better."""
 
     def suggest(self, number: int) -> dict[str, Value] | None:
-        """The params of trial ``number`` (1, 2, ...; each asked for once, in this order); None when there are no more."""
+        """The params of trial ``number`` (1, 2, ...; each asked for once, in this order); None when there
+        are no more."""
         ...
 
     def restore(self, number: int, params: dict[str, Value]) -> None:

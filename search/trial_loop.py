@@ -71,7 +71,10 @@ class Worker:
     saving: Saving = field(default_factory=Saving)
 
     def __post_init__(self) -> None:
-        for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):  # read when their library is first imported
+        for name in (
+            "TF_NUM_INTRAOP_THREADS",
+            "OMP_NUM_THREADS",
+        ):  # read when their library is first imported
             os.environ[name] = str(self.training.threads)
 
     def train(self, stretch: Stretch, start: Path | None) -> Generator[Report | Ended]:

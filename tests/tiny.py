@@ -1,4 +1,5 @@
-"""A small honest trainer for tests: softmax regression in numpy, with an epoch of a millisecond and every mishap."""
+"""A small honest trainer for tests: softmax regression in numpy, with an epoch of a millisecond and every
+mishap."""
 
 import math
 import os
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from trainers.contract import Epoch, Fold, Infeasible
 
 
-class Settings(BaseModel):
+class TinySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     learning_rate: float = Field(0.1, gt=0)
@@ -29,13 +30,13 @@ class Settings(BaseModel):
 class Softmax:
     """Multinomial logistic regression by stochastic gradient descent."""
 
-    Settings = Settings
+    Settings = TinySettings
 
-    def check(self, settings: Settings, fold: Fold) -> None:
+    def check(self, settings: TinySettings, fold: Fold) -> None:
         if settings.mishap == "infeasible":
             raise Infeasible("mishap: this configuration has no model")
 
-    def train(self, settings: Settings, fold: Fold, start: Path | None) -> Generator[Epoch, float, None]:
+    def train(self, settings: TinySettings, fold: Fold, start: Path | None) -> Generator[Epoch, float, None]:
         self.check(settings, fold)
         x, x_valid = _flat(fold.x_train, fold.scale), _flat(fold.x_valid, fold.scale)
         targets = np.eye(len(fold.classes))[fold.y_train]
@@ -65,7 +66,8 @@ class Softmax:
 
 
 def _note(line: str) -> None:
-    """What a worker knows by itself, beside the log: one line to the file that $TINY_JOURNAL names, if any."""
+    """What a worker knows by itself, beside the log: one line to the file that $TINY_JOURNAL names, if
+    any."""
     if path := os.environ.get("TINY_JOURNAL"):
         journal = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(journal, f"{line}\n".encode())

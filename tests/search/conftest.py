@@ -17,7 +17,8 @@ from spaces.sweep import Sweep
 
 
 def _blobs() -> dict[str, str]:
-    """150 rows around three centres, in files: a driver that is killed often must start without scikit-learn."""
+    """150 rows around three centres, in files: a driver that is killed often must start without
+    scikit-learn."""
     folder = Path(tempfile.mkdtemp(prefix="rungwise-tests-"))
     atexit.register(shutil.rmtree, folder)
     chance = np.random.default_rng(0)
@@ -69,7 +70,8 @@ def value_of(params: dict[str, Any], epoch: int) -> float:
 
 
 def drive(search: Search, workers: int = 3, steps: int | None = None, seed: int = 0) -> None:
-    """Train what ``search`` hands out on simulated workers that report in random order, at most ``steps`` reports."""
+    """Train what ``search`` hands out on simulated workers that report in random order, at most ``steps``
+    reports."""
     chance = random.Random(seed)
     at_work: dict[int, tuple[dict[str, Any], int]] = {}
     while steps is None or steps > 0:

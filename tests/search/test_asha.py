@@ -1,15 +1,17 @@
 """Asha against its written rules, and against Ray's own where Ray's is right."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from search.asha import Asha
+from search.asha import Asha, Rule
 
 
-def asha(rule: str = "promote", epochs: int = 27, grace: int = 3, reduction: int = 3) -> Asha:
-    return Asha(epochs, grace, reduction, rule)  # type: ignore[arg-type]
+def asha(rule: Rule = "promote", epochs: int = 27, grace: int = 3, reduction: int = 3) -> Asha:
+    return Asha(epochs, grace, reduction, rule)
 
 
 def test_rungs_lie_below_the_last_epoch() -> None:
@@ -28,7 +30,7 @@ def test_result_counts_for_exactly_the_rung_it_reaches() -> None:
 
 @pytest.mark.parametrize("rule", ["promote", "stop"])
 @pytest.mark.parametrize("epoch", [1, 3])
-def test_nan_stops_and_enters_no_rung(rule: str, epoch: int) -> None:
+def test_nan_stops_and_enters_no_rung(rule: Rule, epoch: int) -> None:
     search = asha(rule)
     assert search.report(1, epoch, math.nan) == "stop"
     assert not search.rungs[3].values and not search.rungs[3].waiting
@@ -77,8 +79,8 @@ class TestPromote:
         for trial, value in enumerate(order):
             search.report(trial, 3, float(value))
         promoted = 0
-        while (trial := search.promotable()) is not None:
-            search.promote(trial)
+        while (best_waiting := search.promotable()) is not None:
+            search.promote(best_waiting)
             promoted += 1
         rung = search.rungs[3]
         best = {trial for trial, value in enumerate(order) if value >= 666}
@@ -119,15 +121,13 @@ class TestStop:
     def test_decisions_equal_rays_where_every_epoch_is_reported_and_none_is_nan(
         self, reduction: int, seed: int
     ) -> None:
-        from ray.tune.schedulers.async_hyperband import _Bracket
-
-        class Named:
-            def __init__(self, trial: int) -> None:
-                self.trial_id = str(trial)
+        from ray.tune.schedulers import async_hyperband
 
         grace, epochs = 2, 40
         ours = Asha(epochs, grace, reduction, "stop")
-        rays = _Bracket(grace, epochs - 1, reduction, 0)  # the last epoch is a rung for Ray, and none for us
+        rays: Any = async_hyperband._Bracket(
+            grace, epochs - 1, reduction, 0
+        )  # the last epoch is a rung for Ray, and none for us
         random = np.random.default_rng(seed)
         alive = {trial: 0 for trial in range(60)}
         decisions = 0
@@ -136,7 +136,7 @@ class TestStop:
             alive[trial] += 1
             epoch, value = alive[trial], float(random.normal() + trial / 30)
             decision = ours.report(trial, epoch, value)
-            assert decision == rays.on_result(Named(trial), epoch, value).lower()
+            assert decision == rays.on_result(SimpleNamespace(trial_id=str(trial)), epoch, value).lower()
             decisions += decision == "stop"
             if decision == "stop" or epoch == epochs - 1:
                 del alive[trial]

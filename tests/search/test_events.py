@@ -1,14 +1,17 @@
 """The log: durable, torn lines, damage, newer writers; and the trials folded from it."""
 
 import math
-import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from search.events import (
+    Decision,
+    Direction,
+    Event,
     EventLog,
     Finished,
     Promoted,
@@ -16,7 +19,6 @@ from search.events import (
     Resumed,
     Run,
     RunError,
-    RunFailed,
     SweepEnded,
     SweepStarted,
     TrialStarted,
@@ -26,38 +28,38 @@ from search.events import (
 )
 
 
-def started(direction: str = "max", time: float = 0.0) -> SweepStarted:
+def started(direction: Direction = "max", time: float = 0.0) -> SweepStarted:
     return SweepStarted(
         time=time,
         sweep={"objective": "macro_f1"},
-        direction=direction,  # type: ignore[arg-type]
+        direction=direction,
         classes=("a", "b"),
         data={"rows": 4},
         versions={},
     )
 
 
-def reported(trial: int, epoch: int, value: float, decision: str = "continue", **more: object) -> Reported:
+def reported(trial: int, epoch: int, value: float, decision: Decision = "continue", **more: Any) -> Reported:
     return Reported(
         trial=trial,
         epoch=epoch,
         metrics={"macro_f1": value},
         confusion=((1, 0), (0, 1)),
         seconds=0.5,
-        decision=decision,  # type: ignore[arg-type]
-        **more,  # type: ignore[arg-type]
+        decision=decision,
+        **more,
     )
 
 
-def folded(*events: object) -> Run:
+def folded(*events: Event) -> Run:
     run = Run()
     for event in (started(), TrialStarted(trial=1, params={"x": 1}), *events):
-        run.apply(event)  # type: ignore[arg-type]
+        run.apply(event)
     return run
 
 
 def test_every_event_survives_the_round_trip_nan_included(tmp_path: Path) -> None:
-    events = [
+    events: list[Event] = [
         started(),
         TrialStarted(trial=1, params={"a": True, "b": 1, "c": 0.5, "d": "relu"}),
         reported(1, 1, 0.5, curves={"train_loss": math.inf}, checkpoint=True),
@@ -117,7 +119,9 @@ def test_damage_inside_the_log_is_named(tmp_path: Path) -> None:
         list(read_events(path))
 
 
-@pytest.mark.parametrize("line", ['{"kind": "sweep_started", "format": 99}', '{"kind": "teleported", "trial": 1}'])
+@pytest.mark.parametrize(
+    "line", ['{"kind": "sweep_started", "format": 99}', '{"kind": "teleported", "trial": 1}']
+)
 def test_log_of_a_newer_version_asks_for_an_upgrade(tmp_path: Path, line: str) -> None:
     (tmp_path / "log").write_text(line + "\n")
     with pytest.raises(RunError, match="newer Rungwise.*upgrade"):
@@ -144,11 +148,14 @@ def test_full_disk_is_a_clear_error_and_loses_nothing(tmp_path: Path) -> None:
     refused, message = ended.stdout.split(" ", 1)
     assert "File too large" in message and "make room and resume" in message
     assert path.read_bytes().endswith(b"\n"), "no torn line stays behind"
-    assert [event.trial for event, _ in read_events(path)] == list(range(int(refused)))  # type: ignore[union-attr]
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 3000
+    assert [event.trial for event, _ in read_events(path) if isinstance(event, TrialStarted)] == [
+        *range(int(refused))
+    ]
 
 
-def test_signal_inside_an_append_leaves_all_of_it_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_inside_an_append_leaves_all_of_it_or_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "log"
     with EventLog(path) as log:
         log.append(started())
@@ -167,7 +174,9 @@ def test_signal_inside_an_append_leaves_all_of_it_or_nothing(tmp_path: Path, mon
 
 
 def test_best_epoch_is_the_best_one_and_the_earlier_of_equals() -> None:
-    trial = folded(reported(1, 1, 0.5), reported(1, 2, 0.8), reported(1, 3, 0.8), reported(1, 4, 0.6)).trials[1]
+    trial = folded(reported(1, 1, 0.5), reported(1, 2, 0.8), reported(1, 3, 0.8), reported(1, 4, 0.6)).trials[
+        1
+    ]
     assert (trial.best_epoch, trial.best_value, trial.epoch, trial.value) == (2, 0.8, 4, 0.6)
     assert trial.seconds == 2.0
 
@@ -187,12 +196,14 @@ def test_trial_that_only_ever_diverged_is_kept_and_never_best() -> None:
 
 def test_best_model_is_the_newest_checkpoint_at_or_before_the_best_epoch() -> None:
     reports = [(1, 0.1, True), (2, 0.9, False), (3, 0.2, True), (4, 0.3, False)]
-    trial = folded(*(reported(1, epoch, value, checkpoint=saved) for epoch, value, saved in reports)).trials[1]
+    trial = folded(*(reported(1, epoch, value, checkpoint=saved) for epoch, value, saved in reports)).trials[
+        1
+    ]
     assert (trial.best_checkpoint, trial.last_checkpoint) == (1, 3)
 
 
 def test_status_is_derived_from_the_events() -> None:
-    events: list[object] = [reported(1, 3, 0.5, "pause")]
+    events: list[Event] = [reported(1, 3, 0.5, "pause")]
     assert folded(*events).trials[1].status == "paused"
     events.append(Promoted(trial=1))
     assert folded(*events).trials[1].status == "running"
@@ -202,7 +213,11 @@ def test_status_is_derived_from_the_events() -> None:
 
 def test_time_between_a_stop_and_a_resume_does_not_count() -> None:
     run = Run()
-    for event in (started(time=100.0), SweepEnded(time=130.0, state="interrupted", reason=""), Resumed(time=9000.0)):
+    for event in (
+        started(time=100.0),
+        SweepEnded(time=130.0, state="interrupted", reason=""),
+        Resumed(time=9000.0),
+    ):
         run.apply(event)
     assert run.elapsed() == 30.0
     assert run.elapsed(now=9005.0) == 35.0
@@ -221,9 +236,5 @@ def test_time_between_a_stop_and_a_resume_does_not_count() -> None:
         (math.nan, math.nan, "max", False),
     ],
 )
-def test_nan_is_worse_than_any_number(value: float, than: float, direction: str, answer: bool) -> None:
-    assert is_better(value, than, direction) is answer  # type: ignore[arg-type]
-
-
-def test_run_failed_is_a_run_error() -> None:
-    assert issubclass(RunFailed, RunError)
+def test_nan_is_worse_than_any_number(value: float, than: float, direction: Direction, answer: bool) -> None:
+    assert is_better(value, than, direction) is answer

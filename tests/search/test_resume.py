@@ -1,4 +1,5 @@
-"""Runs that are killed, stopped, locked, cut or changed, and what resuming makes of them. The kills are real."""
+"""Runs that are killed, stopped, locked, cut or changed, and what resuming makes of them. The kills are
+real."""
 
 import json
 import os
@@ -31,7 +32,8 @@ SPACE = {
 
 
 class Drill:
-    """One run under attack: starts drivers, watches the log from outside, and checks what must never happen."""
+    """One run under attack: starts drivers, watches the log from outside, and checks what must never
+    happen."""
 
     def __init__(self, tmp_path: Path, runner: str) -> None:
         self.sweep = make_sweep(search=TPE, space=SPACE)
@@ -55,7 +57,12 @@ class Drill:
         environment = os.environ | {"TINY_JOURNAL": str(self.journal)}
         environment.pop("RAY_ADDRESS", None)
         process = subprocess.Popen(
-            self.command(), cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+            self.command(),
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
         )
         try:
             yield process
@@ -71,7 +78,8 @@ class Drill:
         return self.log.read_bytes().count(b"\n") if self.log.exists() else 0
 
     def workers(self) -> list[int]:
-        """Processes that train for this run, as they told the journal's folder: found by their environment."""
+        """Processes that train for this run, as they told the journal's folder: found by their
+        environment."""
         mark = f"TINY_JOURNAL={self.journal}".encode()
         found = []
         for entry in Path("/proc").iterdir():
@@ -95,8 +103,7 @@ class Drill:
             assert not (isinstance(event, TrialStarted | Reported | Promoted) and event.trial in finished)
             if isinstance(event, Finished):
                 finished[event.trial] = event.time
-        for line in self.journal.read_text().splitlines():
-            word, seed, epoch = line.split()
+        for word, seed, epoch in self.notes():
             if word == "acknowledged":
                 assert (trials[int(seed)], int(epoch)) in reported, "an acknowledged report is lost"
 
@@ -104,9 +111,14 @@ class Drill:
         return {event.trial for event in self.events() if isinstance(event, Finished)}
 
     def starts(self) -> list[int]:
+        """The trial of each stretch that a worker began."""
         trials = {derived_seed(0, n): n for n in range(1, 200)}
+        return [trials[int(seed)] for word, seed, _ in self.notes() if word == "start"]
+
+    def notes(self) -> list[list[str]]:
+        """What workers wrote down by themselves: (start | acknowledged, seed of the trial, epoch)."""
         lines = self.journal.read_text().splitlines() if self.journal.exists() else []
-        return [trials[int(line.split()[1])] for line in lines if line.startswith("start")]
+        return [line.split() for line in lines]
 
 
 def wait_until(is_so: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
@@ -120,7 +132,9 @@ def wait_until(is_so: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
     return answer
 
 
-def attack_until_done(drill: Drill, chance: random.Random, attack: Callable[[subprocess.Popen[str]], None]) -> int:
+def attack_until_done(
+    drill: Drill, chance: random.Random, attack: Callable[[subprocess.Popen[str]], None]
+) -> int:
     """Start a driver, attack it after a random number of events, check, and again until the run is done."""
     attacks = 0
     while True:
@@ -268,7 +282,9 @@ def test_resume_of_a_finished_run_without_more_trials_changes_no_trial(run: Path
         (["--set", "epochs=12"], ["-epochs: 9", "+epochs: 12"]),
     ],
 )
-def test_resume_as_another_search_is_refused_with_a_diff(run: Path, arguments: list[str], diff: list[str]) -> None:
+def test_resume_as_another_search_is_refused_with_a_diff(
+    run: Path, arguments: list[str], diff: list[str]
+) -> None:
     before = (run / "events.jsonl").read_bytes()
     ended = rungwise("resume", run, *arguments, "--runner", "local")
     assert ended.returncode == 2

@@ -1,4 +1,5 @@
-"""Both runners carry the same trials to the same events: good ones, failing ones, diverging ones, infeasible ones."""
+"""Both runners carry the same trials to the same events: good ones, failing ones, diverging ones,
+infeasible ones."""
 
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,7 @@ BOTH = ["local", pytest.param("ray", marks=pytest.mark.ray)]
 
 
 def mishaps(names: list[str], **sections: Any) -> Any:
-    return make_sweep(
-        search={"suggester": "grid"}, space={"mishap": names}, asha="off", epochs=4, **sections
-    )
+    return make_sweep(search={"suggester": "grid"}, space={"mishap": names}, asha="off", epochs=4, **sections)
 
 
 def run(sweep: Any, folder: Path, runner: RunnerName) -> Results:
@@ -40,7 +39,9 @@ def test_every_kind_of_trial_becomes_data(tmp_path: Path, runner: RunnerName) ->
 
 
 @pytest.mark.parametrize("runner", BOTH)
-def test_best_epoch_leaves_its_predictions_and_the_way_to_its_model(tmp_path: Path, runner: RunnerName) -> None:
+def test_best_epoch_leaves_its_predictions_and_the_way_to_its_model(
+    tmp_path: Path, runner: RunnerName
+) -> None:
     results = run(make_sweep(), tmp_path / "run", runner)
     for trial in results.run.trials.values():
         with np.load(results.folder.predictions(trial.number), allow_pickle=False) as saved:
@@ -55,8 +56,9 @@ def test_best_epoch_leaves_its_predictions_and_the_way_to_its_model(tmp_path: Pa
 def test_both_runners_train_a_configuration_to_the_same_numbers(tmp_path: Path) -> None:
     sweep = make_sweep(asha="off", search={"suggester": "random", "trials": 3, "seed": 0})
     metrics = []
-    for runner in ("local", "ray"):
-        run(sweep, tmp_path / runner, runner)  # type: ignore[arg-type]
+    runners: tuple[RunnerName, ...] = ("local", "ray")
+    for runner in runners:
+        run(sweep, tmp_path / runner, runner)
         events = [event for event, _ in read_events(tmp_path / runner / "events.jsonl")]
         reports = [event for event in events if isinstance(event, Reported)]
         metrics.append(sorted((event.trial, event.epoch, event.metrics["log_loss"]) for event in reports))

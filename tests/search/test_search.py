@@ -38,7 +38,10 @@ def test_log_cut_anywhere_gives_the_same_next_suggestion_and_decisions(suggester
             case TrialStarted():
                 assert again._suggester.suggest(expected.trial) == expected.params
             case Promoted():
-                assert again.asha.promotable() == expected.trial or again.asha.last_promotable() == expected.trial
+                assert (
+                    again.asha.promotable() == expected.trial
+                    or again.asha.last_promotable() == expected.trial
+                )
             case Reported() if not isinstance(next(iter(log[cut + 1 :]), None), Finished):
                 value = expected.metrics["macro_f1"]
                 assert again.asha.report(expected.trial, expected.epoch, value) == expected.decision
@@ -119,8 +122,7 @@ def test_trial_whose_worker_dies_goes_on_elsewhere_and_fails_the_third_time() ->
     assert (stretch := search.next_trial())
     for _ in range(3):
         search.lose(stretch.trial, "killed")
-        again = search.next_trial()
-        assert again
+        assert (again := search.next_trial())
     trial = search.run.trials[stretch.trial]
     assert again.trial != stretch.trial
     assert trial.status == "failed" and "died 3 times" in trial.reason
@@ -181,7 +183,8 @@ def test_same_seed_same_trials_other_seed_other_trials() -> None:
 
 
 def test_tpe_learns_from_paused_trials() -> None:
-    """All of 40 trials but a few pause at a rung; later ones must draw nearer to the optimum than chance does."""
+    """All of 40 trials but a few pause at a rung; later ones must draw nearer to the optimum than chance
+    does."""
 
     def late(suggester: str) -> float:
         sweep = make_sweep(search={"suggester": suggester, "trials": 40, "seed": 0})
