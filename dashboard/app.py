@@ -1,10 +1,12 @@
-"""The page that `rungwise dashboard` shows: the runs of a folder, and one of them in detail while it goes on."""
+"""The page that `rungwise dashboard` shows: the runs of a folder, and one of them as it goes on."""
 
 import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any, Literal
 
+import pandas
 import streamlit as st
 
 from dashboard import charts, tables
@@ -15,10 +17,16 @@ from search.folder import default_runs
 
 REFRESH_S = 3
 DEFAULT_CURVES = 5
-STATE_COLOURS = {"running": "blue", "complete": "green", "failed": "red", "interrupted": "orange"}
+Colour = Literal["blue", "green", "red", "orange", "gray"]
+STATE_COLOURS: dict[str, Colour] = {
+    "running": "blue",
+    "complete": "green",
+    "failed": "red",
+    "interrupted": "orange",
+}
+# Where a metric's name would take the room of two columns.
 LABELS = {"balanced_accuracy": "balanced acc.", "worst_class_recall": "worst recall"}
-"""Where a metric's name would take the room of two columns."""
-STATUS_COLOURS = {"complete": "green", "running": "blue", "failed": "red"}
+STATUS_COLOURS: dict[str, Colour] = {"complete": "green", "running": "blue", "failed": "red"}
 
 
 def main() -> None:
@@ -86,7 +94,7 @@ def _chosen(entries: dict[str, Snapshot | RunError]) -> str:
 
 
 def _list_runs(reader: RunsReader, shown: str, state: str) -> None:
-    """The runs, to choose from; draws the whole page anew when another one is chosen or this one changes state."""
+    """The runs, to choose from; draws the page anew when another one is chosen or this one changes state."""
     entries = _read(reader)
     if shown not in entries or st.query_params.get("run") != shown or _state(entries[shown]) != state:
         st.rerun()
@@ -130,8 +138,8 @@ def _show_header(results: Snapshot) -> None:
         st.badge(results.state, color=STATE_COLOURS[results.state])
     st.caption(
         f"{plain(str(sweep['trainer']))} on {plain(_dataset(sweep['dataset']))} · updated "
-        f"{tables.age(now - results.updated)} · every number is on the validation rows that the search selects by, "
-        "so expect a little less on new rows"
+        f"{tables.age(now - results.updated)} · every number is on the validation rows that the search "
+        "selects by, so expect a little less on new rows"
     )
     if results.state == "interrupted":
         st.warning(f"No driver is at work on this run. Go on with: `rungwise resume {results.folder.path}`")
@@ -140,7 +148,7 @@ def _show_header(results: Snapshot) -> None:
     elapsed = results.run.elapsed(now if results.state == "running" else None)
     with st.container(horizontal=True):
         for label, value in (tables.headline(results) | {"elapsed": tables.clock(elapsed)}).items():
-            st.metric(label, value, border=True)
+            st.metric(plain(label), value, border=True)
     with st.container(horizontal=True):
         for status, count in results.counts().items():
             st.badge(f"{count} {status}", color=STATUS_COLOURS.get(status, "gray") if count else "gray")
@@ -154,14 +162,16 @@ def _show_no_result(results: Snapshot) -> None:
     trials = results.run.trials.values()
     if all(trial.status in ("failed", "infeasible") for trial in trials):
         first = next(iter(trials))
-        st.error(plain(f"The first: {tables.first_line(first.reason)}"), title="No trial has succeeded so far")
+        st.error(
+            plain(f"The first: {tables.first_line(first.reason)}"), title="No trial has succeeded so far"
+        )
     else:
         st.info("No trial has a result yet.")
 
 
 def _show_results(reader: RunReader, results: Snapshot) -> None:
     trials = _pick_trials(results)
-    left, right = st.columns([3, 2], gap="large")
+    left, right = st.columns([5, 4], gap="medium")
     with left:
         _show_curves(reader, results, trials)
     with right:
@@ -177,8 +187,8 @@ def _pick_trials(results: Snapshot) -> list[Trial]:
     picked = st.session_state.get(f"picked:{name}", [])
     frame = tables.leaderboard(results, top, also=picked)
     numbers = frame["trial"].tolist()
-    # A selection is a list of row positions. The order of the rows is part of the key, so that positions are never
-    # taken for those of another order, and the rows of the same trials are selected again in the new one.
+    # A selection is a list of row positions. The order of the rows is part of the key, so that positions are
+    # never taken for those of another order; in a new order the same trials are selected again.
     selection = st.dataframe(
         frame,
         key=f"leaderboard:{name}:{hash(tuple(numbers))}",
@@ -186,7 +196,7 @@ def _pick_trials(results: Snapshot) -> list[Trial]:
         on_select="rerun",
         selection_mode="multi-row",
         selection_default={"selection": {"rows": [numbers.index(number) for number in picked]}},
-        column_config=_column_config(results.objective, list(frame.columns)),
+        column_config=_column_config(results.objective, frame),
         alt=f"The best trials of {name} by {results.objective}",
     )
     picked = [numbers[row] for row in selection["selection"]["rows"]]
@@ -196,19 +206,24 @@ def _pick_trials(results: Snapshot) -> list[Trial]:
         f"{len(frame)} of {ranked} trials with a result. Select rows to compare their curves and classes; "
         f"without a selection the best {DEFAULT_CURVES} are drawn."
     )
-    return [results.run.trials[number] for number in sorted(picked, key=numbers.index) or numbers[:DEFAULT_CURVES]]
+    return [
+        results.run.trials[number] for number in sorted(picked, key=numbers.index) or numbers[:DEFAULT_CURVES]
+    ]
 
 
-def _column_config(objective: str, columns: list[str]) -> dict[str, object]:
-    config: dict[str, object] = {
+def _column_config(objective: str, frame: pandas.DataFrame) -> dict[str, Any]:
+    config: dict[str, Any] = {
         name: st.column_config.NumberColumn(
             LABELS.get(name), format="%.4f", help="the objective" if name == objective else name
         )
         for name in tables.metrics_shown(objective)
     }
-    for name in columns:
-        if name.startswith(tables.PARAM):
-            config[name] = st.column_config.Column(name.removeprefix(tables.PARAM), help="a param that varies")
+    for column in frame.columns[frame.columns.str.startswith(tables.PARAM)]:
+        name = column.removeprefix(tables.PARAM)
+        is_float = frame[column].dtype.kind == "f"
+        config[column] = (
+            st.column_config.NumberColumn(name, format="%.3g") if is_float else st.column_config.Column(name)
+        )
     return config
 
 
@@ -228,28 +243,37 @@ def _show_curves(reader: RunReader, results: Snapshot, trials: list[Trial]) -> N
         config={"displayModeBar": False},
         alt=f"{name} over the epochs of each trial",
     )
-    more = f" Only {len(shown)} of the {len(trials)} selected trials are drawn." if len(trials) > len(shown) else ""
+    more = (
+        f" Only {len(shown)} of the {len(trials)} selected trials are drawn."
+        if len(trials) > len(shown)
+        else ""
+    )
     st.caption(f"★ is the best epoch by {plain(results.objective)}.{more}")
 
 
 def _show_classes(results: Snapshot, trials: list[Trial]) -> None:
     st.subheader("Classes", anchor=False)
-    trial = st.selectbox(
-        "at the best epoch of", trials, format_func=lambda trial: f"trial {trial.number}", key=_key(results, "classes")
+    number = st.selectbox(
+        "at the best epoch of",
+        [trial.number for trial in trials],
+        format_func=lambda number: f"trial {number}",
+        key=_key(results, "classes"),
     )
     assert results.run.started is not None
-    frame = tables.classes(trial, results.run.started.classes)
+    frame = tables.classes(results.run.trials[number], results.run.started.classes)
     if lost := tables.lost_classes(frame):
-        st.error(plain(lost), title=f"Trial {trial.number} has lost a class")
+        st.error(plain(lost), title=f"Trial {number} has lost a class")
     if small := tables.small_classes(frame):
         st.warning(plain(small))
     share = st.column_config.NumberColumn(format="%.3f")
-    bar = st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0, color=charts.COLOURS[0])
+    bar = st.column_config.ProgressColumn(
+        format="%.3f", min_value=0.0, max_value=1.0, color=charts.COLOURS[0]
+    )
     st.dataframe(
         frame,
         hide_index=True,
         column_config={"recall": bar, "precision": share, "f1": share},
-        alt=f"Precision, recall and F1 of each class for trial {trial.number}",
+        alt=f"Precision, recall and F1 of each class for trial {number}",
     )
 
 
@@ -262,7 +286,12 @@ def _show_failures(results: Snapshot) -> None:
     if frame.empty:
         return
     st.subheader("Failed and infeasible trials", anchor=False)
-    st.dataframe(frame, hide_index=True, alt="Trials without a model, with the first line of the reason")
+    st.dataframe(
+        frame,
+        hide_index=True,
+        column_config={"reason": st.column_config.TextColumn(width="large")},
+        alt="Trials without a model, with the first line of the reason",
+    )
 
 
 main()

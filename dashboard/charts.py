@@ -7,12 +7,14 @@ import pandas
 from plotly import graph_objects
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-"""Okabe and Ito's, told apart with any colour vision; without their black and yellow, lost on dark and light pages."""
+"""Okabe and Ito's, for any colour vision; not their black and yellow, lost on a dark or a light page."""
 DASHES = ("solid", "dot")
 MAX_CURVES = len(COLOURS) * len(DASHES)
 
 
-def learning_curves(curves: pandas.DataFrame, name: str, best_epochs: Mapping[int, int]) -> graph_objects.Figure:
+def learning_curves(
+    curves: pandas.DataFrame, name: str, best_epochs: Mapping[int, int]
+) -> graph_objects.Figure:
     """``name`` over the epochs, a line for each of up to MAX_CURVES trials, its best epoch marked.
 
     A trial keeps its colour as long as the same trials are shown, in whatever order they rank.

@@ -12,7 +12,7 @@ import pandas
 
 from search.events import Reported, Run, RunError, read_events
 from search.folder import RunFolder
-from search.results import Results
+from search.results import Results, State
 
 HEAD_BYTES = 64
 """Enough of a log's first line to hold its time, which tells a run from a later one of the same name."""
@@ -70,14 +70,16 @@ class RunReader:
     def read(self) -> Snapshot:
         """The run as it stands. Raises RunError when its log cannot be read."""
         with self._lock, _told_plainly(self.folder.events):
-            is_locked = self.folder.is_locked()  # asked first: a driver that ends meanwhile has written its end
+            is_locked = (
+                self.folder.is_locked()
+            )  # asked first: a driver that ends meanwhile has written its end
             self._follow()
             run = self._run_for_viewers()
         if run.started is None:
             raise RunError(
-                f"run {self.folder.name!r} holds no event yet: its driver is starting, or died before the first one"
+                f"run {self.folder.name!r} holds no event yet: its driver is starting, or died too early"
             )
-        going_on = "running" if is_locked else "interrupted"
+        going_on: State = "running" if is_locked else "interrupted"
         return Snapshot(self.folder, run, run.ended.state if run.ended else going_on, self._updated)
 
     def curves(self, trials: Iterable[int]) -> pandas.DataFrame:
@@ -117,7 +119,7 @@ class RunReader:
                 self._run.apply(event)
             except KeyError as error:
                 raise RunError(
-                    f"{path} is damaged at byte {self._offset}: {event.kind!r} needs {error}, which is not there"
+                    f"{path} is damaged at byte {self._offset}: {event.kind!r} needs {error}, not there"
                 ) from None
             if isinstance(event, Reported):
                 self._reports.setdefault(event.trial, []).append(self._offset)

@@ -38,21 +38,23 @@ def counts(results: Results) -> str:
 
 
 def caption(results: Results, updated_s: float) -> str:
-    """A run in two lines, for a list of runs."""
+    """A run in three short lines of Markdown, for a list of runs."""
     best = results.run.best
-    value = f"{results.objective} {best.best_value:.4f}" if best else "no result yet"
-    return f"{results.state}, {age(updated_s)} · {value}\n\n{counts(results)}"
+    value = f"{plain(results.objective)} {best.best_value:.4f}" if best else "no result yet"
+    return "\n\n".join([f"{results.state}, {age(updated_s)}", value, counts(results)])
 
 
 def leaderboard(results: Results, top: int, also: Collection[int] = ()) -> pandas.DataFrame:
-    """The ``top`` best trials and those numbered in ``also``, best first: rank, trial, metrics, status, params.
+    """The ``top`` best trials and those numbered in ``also``: rank, trial, metrics, epochs, status, params.
 
-    Only params that differ among them have a column, named ``param.*``; all of them if there is nothing to compare.
+    Only params that differ among them have a column, named ``param.*``; all if there is nothing to compare.
     """
     ranked = list(enumerate(results.best(len(results.run.trials)), start=1))
     rows = [(rank, trial) for rank, trial in ranked if rank <= top or trial.number in also]
     trials = [trial for _, trial in rows]
-    frame = pandas.DataFrame({"rank": [rank for rank, _ in rows], "trial": [trial.number for trial in trials]})
+    frame = pandas.DataFrame(
+        {"rank": [rank for rank, _ in rows], "trial": [trial.number for trial in trials]}
+    )
     for metric in metrics_shown(results.objective):
         frame[metric] = [trial.metrics.get(metric, np.nan) for trial in trials]
     frame["best epoch"] = [trial.best_epoch for trial in trials]
@@ -76,16 +78,19 @@ def curve_names(curves: pandas.DataFrame, objective: str) -> list[str]:
 def classes(trial: Trial, names: Sequence[str]) -> pandas.DataFrame:
     """Recall, precision, F1 and validation rows of each class, at the best epoch of a trial that has one."""
     scores = per_class(np.array(trial.confusion, np.int64))
-    columns = {"recall": scores.recall, "precision": scores.precision, "f1": scores.f1, "rows": scores.support}
+    columns = {
+        "recall": scores.recall,
+        "precision": scores.precision,
+        "f1": scores.f1,
+        "rows": scores.support,
+    }
     return pandas.DataFrame({"class": list(names), **columns})
 
 
 def lost_classes(frame: pandas.DataFrame) -> str:
     """A sentence about the classes that a trial never finds; empty if there are none."""
     lost = frame.loc[frame["recall"] == 0, "class"].tolist()
-    if not lost:
-        return ""
-    return f"Not one row is found of {_plural(len(lost), 'class', 'classes')}: {_some(lost)}."
+    return f"Not one row is found of: {_some(lost)}." if lost else ""
 
 
 def small_classes(frame: pandas.DataFrame) -> str:
@@ -93,11 +98,12 @@ def small_classes(frame: pandas.DataFrame) -> str:
     small = frame.loc[frame["rows"] < FEW_ROWS]
     if small.empty:
         return ""
+    names = "every class" if len(small) == len(frame) else _some(small["class"].tolist())
     fewest = small["rows"].min()
-    step = f"one row there moves a recall by {1 / fewest:.3f}" if fewest else "a recall cannot be known without rows"
-    who = "Every class has" if len(small) == len(frame) else f"{_some(small['class'].tolist())} have"
-    who = who if len(small) > 1 else who.replace(" have", " has")
-    return f"{who} under {FEW_ROWS} validation rows (the fewest: {fewest}), so {step}. Small differences are chance."
+    return (
+        f"Fewer than {FEW_ROWS} validation rows: {names} (the fewest: {fewest}). One row moves such a recall "
+        f"by up to {1 / max(1, fewest):.3f}, so small differences are chance."
+    )
 
 
 def failures(results: Results) -> pandas.DataFrame:
@@ -161,7 +167,3 @@ def _column(values: list[Value | None]) -> "pandas.Series[Any]":
 def _some(names: list[str]) -> str:
     shown = ", ".join(names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
-
-
-def _plural(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"

@@ -141,7 +141,7 @@ def _run(options: argparse.Namespace) -> int:
 
     overrides = _overrides(options)
     sweep = load_checked_sweep(options.sweep, overrides)
-    options.run = _checked_name(options.name or _default_name(sweep))
+    options.run = _checked_name(_default_name(sweep) if options.name is None else options.name)
     folder = RunFolder((options.runs or default_runs()) / options.run)
     print(f"run {options.run}: up to {sweep.search.trials} trials of {sweep.trainer}, see {folder.path}")
     run_sweep(sweep, folder, options.runner, options.sweep.absolute(), overrides, watched)
@@ -182,14 +182,23 @@ def _conclude(path: Path) -> int:
     results = load_run(path)
     print()
     console().print(leaderboard(results, top=5))
-    more = 2 * len(results.run.trials)
-    print(f"\nNext, the best in full:   rungwise best {path} --top 20")
-    print(f"      more trials:        rungwise resume {path} --trials {more}")
-    print(f"      curves in a browser: rungwise dashboard --runs {path.parent}")
+    next_commands = [
+        (f"rungwise best {path} --top 20", "the best configurations"),
+        (
+            f"rungwise resume {path} --trials {2 * len(results.run.trials)}",
+            "more trials, or the rest after a stop",
+        ),
+        (f"rungwise dashboard --runs {path.parent}", "curves and classes in a browser"),
+    ]
+    width = max(len(command) for command, _ in next_commands)
+    print("\nNext:")
+    for command, purpose in next_commands:
+        print(f"  {command:{width}}  # {purpose}")
     return DONE if results.run.best else FAILED
 
 
 def _status(options: argparse.Namespace) -> int:
+    from search.progress import short
     from search.results import load_run
 
     results = load_run(options.run, options.runs)
@@ -200,7 +209,7 @@ def _status(options: argparse.Namespace) -> int:
     counts = ", ".join(f"{count} {name}" for name, count in status["trials"].items() if count) or "none"
     print(f"run {status['run']}: {status['state']}\ntrials: {counts}\nepochs: {status['epochs']}")
     if best := status["best"]:
-        params = ", ".join(f"{name}={value}" for name, value in best["params"].items())
+        params = ", ".join(f"{name}={short(value)}" for name, value in best["params"].items())
         objective = f"{best['objective']['name']} {best['objective']['value']:.4f}"
         print(f"best: trial {best['trial']} at epoch {best['epoch']}: {objective}\n      {params}")
     for trial in results.run.trials.values():

@@ -106,14 +106,9 @@ def resume_run(
     """
     folder = find_run(run, runs)
     with folder.lock(), EventLog(folder.events) as log:
-        events = [event for event, _ in read_events(folder.events)]
-        before = Run()
-        for event in events:
-            before.apply(event)
-        if before.started is None:
-            raise RunError(
-                f"run {folder.name!r} was killed before it began; delete {folder.path} and run it again"
-            )
+        before = Run.read(folder.events)
+        before.check_begun(folder.path)
+        assert before.started
         as_logged = Sweep.from_dict(before.sweep)
         sweep = load_checked_sweep(folder.sweep, overrides)
         _refuse_other_search(as_logged, sweep, folder.sweep)
@@ -125,6 +120,7 @@ def resume_run(
                 f"the data of run {folder.name!r} changed since it was started ({dataset.source}): its "
                 "trials could not be compared; put the data back, or start a new run"
             )
+        events = (event for event, _ in read_events(folder.events))
         search = Search.replay(sweep, events, log.append)
         changed = {k: v for k, v in sweep.to_dict().items() if v != before.sweep.get(k)}
         resumed = Resumed(changed=changed)

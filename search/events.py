@@ -46,7 +46,7 @@ class SweepStarted(_Event):
     """The first line of every log."""
 
     kind: Literal["sweep_started"] = "sweep_started"
-    format: int = FORMAT
+    format: int = Field(FORMAT, le=FORMAT)
     sweep: dict[str, Any]
     """The resolved sweep, as ``Sweep.to_dict`` gives it."""
     source: str | None = None
@@ -295,6 +295,13 @@ class Run:
             run.apply(event)
         return run
 
+    def check_begun(self, path: Path) -> None:
+        """Raises RunError for a log without its first line: the driver was killed before it wrote one."""
+        if self.started is None:
+            raise RunError(
+                f"run {path.name!r} was killed before it began; delete {path} and run its sweep again"
+            )
+
     @property
     def objective(self) -> str:
         return str(self.sweep["objective"])
@@ -312,8 +319,9 @@ class Run:
 
         Up to ``now`` for a run that is going on, up to its last event otherwise.
         """
-        since_last = max(0.0, now - self._last_time) if now and self._last_time else 0.0
-        return self._active_seconds + since_last
+        if now is None or self._last_time is None:
+            return self._active_seconds
+        return self._active_seconds + max(0.0, now - self._last_time)
 
     def apply(self, event: Event) -> None:
         """Fold one more event in."""

@@ -79,7 +79,7 @@ class OptunaSuggester:
         elif (again := self.suggest(number)) != params:
             raise RunError(
                 f"suggester {self._name!r} proposes {again} for trial {number}, but the run has {params}: "
-                f"it was started with another Optuna than {optuna.__version__}; install the version named in its log"
+                f"it was started with another Optuna than {optuna.__version__}; install that one"
             )
 
     def report(self, number: int, epoch: int, value: float) -> None:

@@ -141,7 +141,7 @@ def leaderboard(results: Results, top: int) -> Table:
             *(f"{trial.metrics[name]:.4f}" for name in metrics),
             f"{trial.best_epoch}/{trial.epoch}",
             results.status_of(trial),
-            " ".join(f"{name}={_short(trial.params[name])}" for name in varying if name in trial.params),
+            " ".join(f"{name}={short(trial.params[name])}" for name in varying if name in trial.params),
         )
     return table
 
@@ -151,5 +151,6 @@ def _varying(trials: list[Trial]) -> list[str]:
     return [name for name in names if len({trial.params.get(name) for trial in trials}) > 1] or list(names)
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A param's value as people read it."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -113,6 +113,7 @@ def load_run(run: str | Path, runs: Path | None = None) -> Results:
     folder = find_run(os.fspath(run), runs)
     is_locked = folder.is_locked()  # asked first: a driver that ends meanwhile has written its end
     folded = Run.read(folder.events)
+    folded.check_begun(folder.path)
     return Results(folder, folded, _state(folded.ended, is_locked))
 
 

@@ -144,18 +144,19 @@ class Search:
         if trial is None:
             return None
         self.asha.promote(trial)
-        self._record(Promoted(trial=trial))
+        self._record(Promoted(time=self._clock(), trial=trial))
         return self._hand_out(trial)
 
     def report(self, report: Report) -> Decision:
         """Take an epoch of a trial in flight; durable when this returns."""
-        value = self._signed(report.metrics)
+        now, value = self._clock(), self._signed(report.metrics)
         decision = self.asha.report(report.trial, report.epoch, value)
         ending, reason = self._ending(report, value, decision)
         if ending:
             decision = "stop"
         events: list[Event] = [
             Reported(
+                time=now,
                 trial=report.trial,
                 epoch=report.epoch,
                 metrics=dict(report.metrics),
@@ -167,7 +168,7 @@ class Search:
             )
         ]
         if ending:
-            events.append(Finished(trial=report.trial, ending=ending, reason=reason))
+            events.append(Finished(time=now, trial=report.trial, ending=ending, reason=reason))
         self._record(*events)
         return decision
 
@@ -176,12 +177,14 @@ class Search:
 
         Raises RunFailed when nothing can come of the search any more: trials only fail, or none is feasible.
         """
-        self._record(Finished(trial=ended.trial, ending=ended.ending, reason=ended.reason))
+        self._record(
+            Finished(time=self._clock(), trial=ended.trial, ending=ended.ending, reason=ended.reason)
+        )
         self._give_up_if_hopeless(ended)
 
     def lose(self, trial: int, reason: str) -> None:
         """The worker of a trial in flight died. The trial is handed out again, from its last checkpoint."""
-        self._record(WorkerLost(trial=trial, reason=reason))
+        self._record(WorkerLost(time=self._clock(), trial=trial, reason=reason))
         if self.run.trials[trial].lost_workers >= LOST_WORKERS:
             self._unfinished.remove(trial)
             self.finish(
@@ -216,7 +219,7 @@ class Search:
             self._exhausted = True
             return None
         number = len(trials) + 1
-        self._record(TrialStarted(trial=number, params=params))
+        self._record(TrialStarted(time=self._clock(), trial=number, params=params))
         return self._hand_out(number)
 
     def _hand_out(self, number: int) -> Stretch:

@@ -44,7 +44,7 @@ class Softmax:
         if start:
             with np.load(start / "weights.npz", allow_pickle=False) as saved:
                 weights, first = saved["weights"], int(saved["epoch"]) + 1
-        _note(f"start {fold.seed} {first - 1}")
+        _note(f"start {fold.seed} {first - 1} {os.getpid()}")
         for number in range(first, fold.epochs + 1):
             time.sleep(settings.epoch_s)
             if number == settings.mishap_epoch:
@@ -59,7 +59,7 @@ class Softmax:
                 np.savez(folder / "weights.npz", weights=weights, epoch=number)
 
             yield Epoch(number, _softmax(x_valid @ weights).astype(np.float32), {"train_loss": loss}, save)
-            _note(f"acknowledged {fold.seed} {number}")
+            _note(f"acknowledged {fold.seed} {number} {os.getpid()}")
 
     def load(self, folder: Path) -> Any:
         raise NotImplementedError

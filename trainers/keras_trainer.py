@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import sys
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -116,7 +118,8 @@ def _import_keras() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # workers may share a GPU
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the same for JAX
-    import keras
+    with _stderr_closed():
+        import keras
 
     if keras.config.backend() == "tensorflow":
         import tensorflow
@@ -124,6 +127,23 @@ def _import_keras() -> Any:
         tensorflow.config.experimental.enable_op_determinism()  # else a GPU adds up in any order
         tensorflow.get_logger().setLevel("ERROR")  # it warns of a new trace for every new model
     return keras
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """TensorFlow's libraries greet from C++ while they load, and heed no setting about it."""
+    if "keras" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _compile(model: Any, settings: TrainingSettings) -> None:

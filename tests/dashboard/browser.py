@@ -1,12 +1,11 @@
 """A headless Chromium driven over the WebDriver protocol, with nothing but the standard library."""
 
-import base64
 import json
 import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,20 +31,22 @@ class Browser:
         """What a piece of JavaScript returns."""
         return _call("POST", f"{self._session}/execute/sync", {"script": script, "args": []})
 
-    def text(self) -> str:
-        """Everything written on the page, the cells of its tables included."""
-        return str(self.run("return document.body.textContent"))
+    def wait_for(self, *texts: str) -> None:
+        """Until all of ``texts`` are written somewhere on the page."""
+        self.wait_until(
+            "return document.body.textContent",
+            lambda page: all(text in page for text in texts),
+            f"{texts} are there",
+        )
 
-    def wait_for(self, *texts: str, timeout_s: float = 40) -> str:
-        """The page's text once all of ``texts`` are in it."""
+    def wait_until(self, script: str, holds: Callable[[Any], bool], what: str, timeout_s: float = 40) -> None:
+        """Until ``holds`` of what the JavaScript returns."""
         deadline = time.monotonic() + timeout_s
-        while missing := [text for text in texts if text not in (page := self.text())]:
-            assert time.monotonic() < deadline, f"{missing} are not on the page: {page[:3000]}"
+        while not holds(value := self.run(script)):
+            assert time.monotonic() < deadline, (
+                f"waited {timeout_s:.0f} s until {what}; the last value: {value}"
+            )
             time.sleep(0.1)
-        return page
-
-    def screenshot(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(_call("GET", f"{self._session}/screenshot")))
 
 
 @contextmanager

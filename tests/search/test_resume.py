@@ -78,18 +78,8 @@ class Drill:
         return self.log.read_bytes().count(b"\n") if self.log.exists() else 0
 
     def workers(self) -> list[int]:
-        """Processes that train for this run, as they told the journal's folder: found by their
-        environment."""
-        mark = f"TINY_JOURNAL={self.journal}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                name = (entry / "cmdline").read_bytes()
-                if entry.name.isdigit() and b"ray::" in name and mark in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-        return found
+        """The processes that train for this run now."""
+        return [pid for pid in {int(pid) for *_, pid in self.notes()} if Path(f"/proc/{pid}").exists()]
 
     def check(self, before: bytes) -> None:
         """Nothing that was acknowledged is lost, nothing finished was trained again, nothing counts twice."""
@@ -103,7 +93,7 @@ class Drill:
             assert not (isinstance(event, TrialStarted | Reported | Promoted) and event.trial in finished)
             if isinstance(event, Finished):
                 finished[event.trial] = event.time
-        for word, seed, epoch in self.notes():
+        for word, seed, epoch, _ in self.notes():
             if word == "acknowledged":
                 assert (trials[int(seed)], int(epoch)) in reported, "an acknowledged report is lost"
 
@@ -113,10 +103,11 @@ class Drill:
     def starts(self) -> list[int]:
         """The trial of each stretch that a worker began."""
         trials = {derived_seed(0, n): n for n in range(1, 200)}
-        return [trials[int(seed)] for word, seed, _ in self.notes() if word == "start"]
+        return [trials[int(seed)] for word, seed, *_ in self.notes() if word == "start"]
 
     def notes(self) -> list[list[str]]:
-        """What workers wrote down by themselves: (start | acknowledged, seed of the trial, epoch)."""
+        """What workers wrote down by themselves: (start | acknowledged, seed of the trial, epoch,
+        process)."""
         lines = self.journal.read_text().splitlines() if self.journal.exists() else []
         return [line.split() for line in lines]
 

@@ -1,0 +1,274 @@
+"""The command as its user meets it: what it prints, its exit codes, and one clear line for every bad
+input."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search import load_run, load_sweep, run_sweep
+from search.cli import main
+from search.events import RunFailed
+from tests.search.conftest import make_sweep
+from tests.search.test_events import started
+
+GOOD = """\
+dataset: digits
+trainer: keras/cnn
+objective: macro_f1
+epochs: 9
+space:
+  filters: [16, 32]
+  optimizer: [adam, sgd]
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one small finished run, "tiny"."""
+    folder = tmp_path_factory.mktemp("runs")
+    run_sweep(make_sweep(), folder / "tiny", "local")
+    return folder
+
+
+@pytest.fixture
+def bad(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Run a command that must be refused; gives the lines it printed to stderr."""
+
+    def refused(*arguments: object) -> list[str]:
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == 2
+        shown = capsys.readouterr()
+        assert not shown.out.startswith("Traceback") and "Traceback" not in shown.err
+        lines = shown.err.splitlines()
+        assert lines and all(line.startswith("rungwise: ") for line in lines)
+        return [line.removeprefix("rungwise: ") for line in lines]
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("trainer: keras/cnn", "trainer: keras/cn", 2, "did you mean 'keras/cnn'"),
+        ("dataset: digits", "dataset: digit", 1, "did you mean 'digits'"),
+        ("objective: macro_f1", "objective: macro-f1", 3, "did you mean 'macro_f1'"),
+        ("  filters: [16, 32]", "  filter: [16, 32]", 6, "did you mean 'filters'"),
+        ("  filters: [16, 32]", "  filters: {int: [32, 16]}", 6, "32"),
+        ("  filters: [16, 32]", "  filters: []", 6, "filters"),
+        ("  filters: [16, 32]", "  learning_rate: {float: [0.0, 0.1], log: true}", 6, "must start above 0"),
+        ("  filters: [16, 32]", "  filters: {int: [1, 9], when: {optimiser: sgd}}", 6, "optimiser"),
+        ("  filters: [16, 32]", "  filters: {int: [1, 9], when: {filters: 2}}", 6, "circle"),
+        ("epochs: 9", "epochs: nine", 4, "nine"),
+        ("epochs: 9", "epochs: 9\nepoch: 3", 5, "did you mean 'epochs'"),
+        ("  optimizer: [adam, sgd]", "  optimizer: [adam, sgb]", 7, "sgb"),
+        ("space:", "search: {suggester: tpee}\nspace:", 5, "tpe"),
+    ],
+)
+def test_fault_of_a_sweep_is_one_line_with_file_and_line(
+    bad: Callable[..., list[str]], tmp_path: Path, old: str, new: str, line: int, says: str
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(GOOD.replace(old, new))
+    for command in ("check", "run"):
+        (fault,) = bad(command, file)
+        assert fault.startswith(f"{file}:{line}: ")
+        assert says in fault
+
+
+def test_all_faults_come_at_once(bad: Callable[..., list[str]], tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        "dataset: digit\ntrainer: keras/cnn\nobjective: f1\nepochs: 0\nspace:\n  filters: {int: [3, 1]}\n  dept: [1]\n"
+    )
+    faults = bad("run", file)
+    assert [int(fault.split(":")[1]) for fault in faults] == [1, 3, 4, 6, 7]
+
+
+def test_grid_over_a_continuous_param(bad: Callable[..., list[str]], tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(GOOD + "  learning_rate: {float: [0.1, 0.2]}\nsearch: {suggester: grid}\n")
+    (fault,) = bad("check", file)
+    assert f"{file}:8: space.learning_rate" in fault and "grid" in fault
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("space: [", "line"), ("a: 1\n\tb: 2\n", "tab"), ("", "empty"), ("- 1\n", "mapping"), ("\0", "binary")],
+)
+def test_file_that_is_no_sweep(bad: Callable[..., list[str]], tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(text)
+    assert any(str(file) in fault for fault in bad("run", file))
+
+
+def test_missing_file_and_folder(bad: Callable[..., list[str]], tmp_path: Path) -> None:
+    assert bad("run", tmp_path / "none.yaml") == [f"{tmp_path}/none.yaml does not exist"]
+    assert "is a folder" in bad("run", tmp_path)[0]
+
+
+@pytest.mark.parametrize("override", ["epochs", "epochs=", "=3", "a.b.c=1", "epochs=nine", "serch.trials=3"])
+def test_malformed_override(bad: Callable[..., list[str]], tmp_path: Path, override: str) -> None:
+    (tmp_path / "sweep.yaml").write_text(GOOD)
+    assert "--set" in bad("check", tmp_path / "sweep.yaml", "--set", override)[0]
+
+
+def data_of(folder: Path, rows: Any, labels: Any) -> Path:
+    np.save(folder / "x.npy", np.asarray(rows, np.float32))
+    np.save(folder / "y.npy", np.asarray(labels))
+    data = {"kind": "npy", "path": str(folder / "x.npy"), "labels": str(folder / "y.npy")}
+    (folder / "sweep.yaml").write_text(make_sweep(dataset=data).to_yaml())
+    return folder / "sweep.yaml"
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "says"),
+    [
+        (np.ones((20, 2)), [0, 1] * 8, ["20", "16"]),
+        (np.ones((20, 2)) * [[np.nan, 1]], [0, 1] * 10, ["NaN"]),
+        (np.ones((20, 2)), [0] * 19 + [7], ["class 7", "one row"]),
+        (np.ones((20, 2)), [0] * 20, ["class"]),
+    ],
+    ids=["lengths differ", "NaN", "class with a single row", "one class"],
+)
+def test_data_that_nothing_can_be_trained_on(
+    bad: Callable[..., list[str]], tmp_path: Path, rows: Any, labels: Any, says: list[str]
+) -> None:
+    file = data_of(tmp_path, rows, labels)
+    for command in (["check", file], ["run", file, "--runs", tmp_path, "--name", "x"]):
+        (fault,) = bad(*command)
+        assert all(word in fault for word in says)
+    assert not (tmp_path / "x").exists(), "nothing was begun"
+
+
+def test_run_name_taken(bad: Callable[..., list[str]], runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(make_sweep().to_yaml())
+    before = (runs / "tiny" / "events.jsonl").read_bytes()
+    (fault,) = bad("run", tmp_path / "sweep.yaml", "--runs", runs, "--name", "tiny")
+    assert "already exists" in fault and "rungwise resume" in fault
+    assert (runs / "tiny" / "events.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "-x", "a b", "x" * 65])
+def test_run_name_that_is_none(bad: Callable[..., list[str]], tmp_path: Path, name: str) -> None:
+    (tmp_path / "sweep.yaml").write_text(make_sweep().to_yaml())
+    (fault,) = bad("run", tmp_path / "sweep.yaml", "--runs", tmp_path, f"--name={name}")
+    assert "is no name for a run" in fault
+
+
+@pytest.mark.parametrize("command", ["resume", "status", "best"])
+def test_run_that_is_none(bad: Callable[..., list[str]], runs: Path, tmp_path: Path, command: str) -> None:
+    assert "did you mean 'tiny'" in bad(command, "tine", "--runs", runs)[0]
+    assert f"{tmp_path} is no run" in bad(command, tmp_path, "--runs", runs)[0]
+    assert "holds no runs yet" in bad(command, "tiny", "--runs", tmp_path / "nowhere")[0]
+
+
+@pytest.mark.parametrize("command", ["resume", "status", "best"])
+def test_run_of_a_newer_version(bad: Callable[..., list[str]], tmp_path: Path, command: str) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    newer = started().model_dump_json().replace('"format":1', '"format":99')
+    (folder / "events.jsonl").write_text(newer + "\n")
+    (fault,) = bad(command, folder)
+    assert "newer Rungwise" in fault and "upgrade" in fault
+
+
+def test_run_that_was_killed_before_it_began(bad: Callable[..., list[str]], tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").touch()
+    for command in ("resume", "status", "best"):
+        assert "before it began" in bad(command, tmp_path)[0]
+
+
+def test_status_and_best_in_words_and_json(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "tiny", "--runs", str(runs), "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["run"] == "tiny" and status["state"] == "complete"
+    assert set(status["trials"]) >= {"complete", "stopped", "failed", "infeasible", "running"}
+    assert sum(status["trials"].values()) == 12 and status["trials"]["running"] == 0
+    assert main(["best", "tiny", "--runs", str(runs), "--top", "3", "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)
+    assert best[0] == status["best"] and len(best) == 3
+    assert set(best[0]) == {"trial", "epoch", "params", "objective", "metrics"}
+    assert best[0]["objective"] == {"name": "macro_f1", "value": best[0]["metrics"]["macro_f1"]}
+    values = [trial["objective"]["value"] for trial in best]
+    assert values == sorted(values, reverse=True)
+    assert main(["best", "tiny", "--runs", str(runs), "--top", "3"]) == 0
+    table = capsys.readouterr().out
+    for value in values:
+        assert f"{value:.4f}" in table
+    assert main(["status", "tiny", "--runs", str(runs)]) == 0
+    assert f"trial {best[0]['trial']}" in capsys.readouterr().out
+
+
+def test_status_counts_what_the_log_says(runs: Path) -> None:
+    results = load_run(runs / "tiny")
+    assert results.status()["epochs"] == sum(trial.epoch for trial in results.run.trials.values())
+
+
+def test_frame_and_curves(runs: Path) -> None:
+    results = load_run("tiny", runs)
+    frame = results.frame()
+    assert len(frame) == 12 and {"param.learning_rate", "macro_f1", "status", "best_epoch"} <= {
+        *frame.columns
+    }
+    best = results.best()[0]
+    assert frame.macro_f1.max() == best.best_value
+    curves = results.curves(best.number)
+    assert list(curves.epoch) == list(range(1, best.epoch + 1))
+    assert curves.macro_f1.max() == best.best_value and "train_loss" in curves
+    assert set(results.curves([1, 2]).trial) == {1, 2}
+    with pytest.raises(KeyError, match="no trial 99"):
+        results.curves(99)
+
+
+def test_runs_folder_from_the_environment(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RUNGWISE_RUNS", str(runs))
+    assert main(["status", "tiny", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == "tiny"
+
+
+def test_check_draws_the_space_through_the_trainer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(make_sweep(space={"mishap": ["none", "infeasible"]}).to_yaml())
+    assert main(["check", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "rows: 96 to train, 24 to validate, 30 to test" in shown
+    assert "x mishap: this configuration has no model" in shown
+
+
+def test_check_refuses_a_space_without_a_single_model(bad: Callable[..., list[str]], tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(make_sweep(fixed={"mishap": "infeasible"}).to_yaml())
+    assert "none of 20 draws has a model" in bad("check", file)[0]
+
+
+def test_run_whose_every_trial_fails_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(make_sweep(fixed={"mishap": "raises", "mishap_epoch": 1}).to_yaml())
+    assert main(["run", str(file), "--runs", str(tmp_path), "--name", "x", "--runner", "local"]) == 1
+    assert "first 5 trials all failed" in capsys.readouterr().err
+    assert load_run(tmp_path / "x").state == "failed"
+
+
+def test_python_api_runs_a_sweep(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(make_sweep().to_yaml())
+    sweep = load_sweep(tmp_path / "sweep.yaml", ["search.trials=2"])
+    run = run_sweep(sweep, tmp_path / "x", "local")
+    assert len(run.trials) == 2 and run.best
+    with pytest.raises(RunFailed):
+        run_sweep(make_sweep(fixed={"mishap": "raises", "mishap_epoch": 1}), tmp_path / "y", "local")
+
+
+def test_python_minus_m_is_the_same_command(runs: Path) -> None:
+    command = [sys.executable, "-m", "search", "status", "tiny", "--runs", str(runs), "--json"]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    assert json.loads(ended.stdout)["run"] == "tiny"

@@ -1,0 +1,86 @@
+"""Sweeps on a real two-node cluster, submitted as jobs: trials that ask for a GPU, a stopped job, its
+resumption."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from search import load_run
+from search.events import RunError
+from tests.cluster import Cluster, two_node_cluster
+from tests.search.conftest import make_sweep
+
+ROOT = Path(__file__).parents[2]
+RAY = Path(sys.executable).parent / "ray"
+PATIENCE_S = 120.0
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with two_node_cluster(gpus=2, cpus=2, head_cpus=1) as cluster:
+        yield cluster
+
+
+def job(cluster: Cluster, *arguments: object, **options: str) -> subprocess.CompletedProcess[str]:
+    """``ray job <verb> ...`` against the cluster."""
+    verb, *rest = map(str, arguments)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    command = [str(RAY), "job", verb, *flags, *rest]
+    return subprocess.run(
+        command, cwd=ROOT, env=cluster.environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+
+
+def test_submitted_sweep_trains_on_the_gpu_node_and_is_read_afterwards(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    sweep = ["spaces/catalog/digits/cnn.yaml", "--trials", 3, "--set", "epochs=2", "--set", "asha=off"]
+    where = ["--set", "resources.gpu=1", "--runs", tmp_path, "--name", "digits"]
+    ended = job(cluster, "submit", "--", "python", "-m", "search", "run", *sweep, *where, working_dir=".")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "rungwise resume" in ended.stdout
+    results = load_run(tmp_path / "digits")
+    assert results.state == "complete"
+    assert results.counts()["complete"] == 3
+    assert results.best()[0].metrics["accuracy"] > 0.2
+    assert len(results.frame()) >= 3
+
+
+def test_stopped_job_loses_nothing_and_another_job_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    trials = {"suggester": "tpe", "trials": 12, "seed": 0}
+    sweep = make_sweep(search=trials, fixed={"epoch_s": 0.2}, resources={"cpu": 1, "gpu": 1})
+    (tmp_path / "sweep.yaml").write_text(sweep.to_yaml())
+    run = ["python", "-m", "search", "run", tmp_path / "sweep.yaml", "--runs", tmp_path, "--name", "x"]
+    started = job(cluster, "submit", "--no-wait", "--", *run, working_dir=".", submission_id="to-be-stopped")
+    assert started.returncode == 0, started.stdout + started.stderr
+    wait_for_epochs(tmp_path / "x", 4)
+    stopped = job(cluster, "stop", "to-be-stopped")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    before = load_run(tmp_path / "x")
+    assert before.state == "interrupted"
+    assert before.run.ended and before.run.ended.reason == "SIGTERM", "it said goodbye before the SIGKILL"
+    log = (tmp_path / "x" / "events.jsonl").read_bytes()
+    resume = ["python", "-m", "search", "resume", tmp_path / "x"]
+    resumed = job(cluster, "submit", "--", *resume, working_dir=".")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert (tmp_path / "x" / "events.jsonl").read_bytes().startswith(log)
+    after = load_run(tmp_path / "x")
+    assert after.state == "complete" and len(after.run.trials) == 12
+
+
+def wait_for_epochs(run: Path, epochs: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            if load_run(run).run.epochs >= epochs:
+                return
+        except RunError:
+            pass  # not begun yet
+        time.sleep(0.05)
+    raise AssertionError(f"{run} did not reach {epochs} epochs")
