@@ -201,7 +201,8 @@ ARMS: dict[str, Callable[[int, int, Framework, Path], list[float]]] = {
 
 
 def time_trials(sweeps: list[dict[str, Any]], folder: Path) -> Result:
-    """Sweeps one after another on one Ray; the trials of a sweep's warm-up start workers, the others count."""
+    """Sweeps one after another on one Ray; the trials of a sweep's warm-up start workers, the others
+    count."""
     import ray
 
     from trainers.datasets import load_dataset

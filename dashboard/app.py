@@ -14,6 +14,7 @@ from dashboard.reader import RunReader, RunsReader, Snapshot
 from dashboard.tables import plain
 from search.events import RunError, Trial
 from search.folder import default_runs
+from search.results import clock, metrics_shown
 
 REFRESH_S = 3
 DEFAULT_CURVES = 5
@@ -147,7 +148,7 @@ def _show_header(results: Snapshot) -> None:
         st.error(plain(results.run.ended.reason), title="The run failed")
     elapsed = results.run.elapsed(now if results.state == "running" else None)
     with st.container(horizontal=True):
-        for label, value in (tables.headline(results) | {"elapsed": tables.clock(elapsed)}).items():
+        for label, value in (tables.headline(results) | {"elapsed": clock(elapsed)}).items():
             st.metric(plain(label), value, border=True)
     with st.container(horizontal=True):
         for status, count in results.counts().items():
@@ -161,10 +162,8 @@ def _dataset(dataset: object) -> str:
 def _show_no_result(results: Snapshot) -> None:
     trials = results.run.trials.values()
     if all(trial.status in ("failed", "infeasible") for trial in trials):
-        first = next(iter(trials))
-        st.error(
-            plain(f"The first: {tables.first_line(first.reason)}"), title="No trial has succeeded so far"
-        )
+        reason = tables.first_line(next(iter(trials)).reason)
+        st.error(plain(f"The first: {reason}"), title="No trial has succeeded so far")
     else:
         st.info("No trial has a result yet.")
 
@@ -187,6 +186,7 @@ def _pick_trials(results: Snapshot) -> list[Trial]:
     picked = st.session_state.get(f"picked:{name}", [])
     frame = tables.leaderboard(results, top, also=picked)
     numbers = frame["trial"].tolist()
+    rows = [numbers.index(number) for number in picked if number in numbers]
     # A selection is a list of row positions. The order of the rows is part of the key, so that positions are
     # never taken for those of another order; in a new order the same trials are selected again.
     selection = st.dataframe(
@@ -195,7 +195,7 @@ def _pick_trials(results: Snapshot) -> list[Trial]:
         hide_index=True,
         on_select="rerun",
         selection_mode="multi-row",
-        selection_default={"selection": {"rows": [numbers.index(number) for number in picked]}},
+        selection_default={"selection": {"rows": rows}},
         column_config=_column_config(results.objective, frame),
         alt=f"The best trials of {name} by {results.objective}",
     )
@@ -206,9 +206,8 @@ def _pick_trials(results: Snapshot) -> list[Trial]:
         f"{len(frame)} of {ranked} trials with a result. Select rows to compare their curves and classes; "
         f"without a selection the best {DEFAULT_CURVES} are drawn."
     )
-    return [
-        results.run.trials[number] for number in sorted(picked, key=numbers.index) or numbers[:DEFAULT_CURVES]
-    ]
+    drawn = sorted(picked, key=numbers.index) or numbers[:DEFAULT_CURVES]
+    return [results.run.trials[number] for number in drawn]
 
 
 def _column_config(objective: str, frame: pandas.DataFrame) -> dict[str, Any]:
@@ -216,7 +215,7 @@ def _column_config(objective: str, frame: pandas.DataFrame) -> dict[str, Any]:
         name: st.column_config.NumberColumn(
             LABELS.get(name), format="%.4f", help="the objective" if name == objective else name
         )
-        for name in tables.metrics_shown(objective)
+        for name in metrics_shown(objective)
     }
     for column in frame.columns[frame.columns.str.startswith(tables.PARAM)]:
         name = column.removeprefix(tables.PARAM)
@@ -243,21 +242,19 @@ def _show_curves(reader: RunReader, results: Snapshot, trials: list[Trial]) -> N
         config={"displayModeBar": False},
         alt=f"{name} over the epochs of each trial",
     )
-    more = (
-        f" Only {len(shown)} of the {len(trials)} selected trials are drawn."
-        if len(trials) > len(shown)
-        else ""
-    )
+    num_left = len(trials) - len(shown)
+    more = f" The selected trials after the first {len(shown)} are not drawn." if num_left else ""
     st.caption(f"★ is the best epoch by {plain(results.objective)}.{more}")
 
 
 def _show_classes(results: Snapshot, trials: list[Trial]) -> None:
     st.subheader("Classes", anchor=False)
+    numbers = [trial.number for trial in trials]
     number = st.selectbox(
         "at the best epoch of",
-        [trial.number for trial in trials],
+        numbers,
         format_func=lambda number: f"trial {number}",
-        key=_key(results, "classes"),
+        key=_key(results, f"classes:{numbers[0]}"),  # a new best trial is shown by itself
     )
     assert results.run.started is not None
     frame = tables.classes(results.run.trials[number], results.run.started.classes)

@@ -12,7 +12,7 @@ import pandas
 
 from search.events import Reported, Run, RunError, read_events
 from search.folder import RunFolder
-from search.results import Results, State
+from search.results import Results, state_of
 
 HEAD_BYTES = 64
 """Enough of a log's first line to hold its time, which tells a run from a later one of the same name."""
@@ -70,17 +70,11 @@ class RunReader:
     def read(self) -> Snapshot:
         """The run as it stands. Raises RunError when its log cannot be read."""
         with self._lock, _told_plainly(self.folder.events):
-            is_locked = (
-                self.folder.is_locked()
-            )  # asked first: a driver that ends meanwhile has written its end
+            is_locked = self.folder.is_locked()  # asked first: a driver that ends now has written its end
             self._follow()
             run = self._run_for_viewers()
-        if run.started is None:
-            raise RunError(
-                f"run {self.folder.name!r} holds no event yet: its driver is starting, or died too early"
-            )
-        going_on: State = "running" if is_locked else "interrupted"
-        return Snapshot(self.folder, run, run.ended.state if run.ended else going_on, self._updated)
+        run.check_begun(self.folder.path)
+        return Snapshot(self.folder, run, state_of(run.ended, is_locked), self._updated)
 
     def curves(self, trials: Iterable[int]) -> pandas.DataFrame:
         """One row an epoch of these trials: trial, epoch, every metric, every curve. Reads their lines only.

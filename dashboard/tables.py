@@ -1,19 +1,17 @@
 """Runs and trials as frames and short texts, ready to be shown."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import pandas
 
 from search.events import Trial
-from search.results import Results
+from search.results import Results, metrics_shown, varying
 from spaces.params import Value
 from trainers.metrics import METRICS, per_class
 
-GUARDS = ("accuracy", "macro_f1", "balanced_accuracy", "worst_class_recall")
-"""Shown beside every objective: accuracy alone hides a lost class."""
 FEW_ROWS = 30
 """Below this many validation rows of a class, its recall is too coarse to rank by."""
 PARAM = "param."
@@ -60,13 +58,9 @@ def leaderboard(results: Results, top: int, also: Collection[int] = ()) -> panda
     frame["best epoch"] = [trial.best_epoch for trial in trials]
     frame["epochs"] = [trial.epoch for trial in trials]
     frame["status"] = [results.status_of(trial) for trial in trials]
-    for name in _varying(trials):
+    for name in varying(trials):
         frame[f"{PARAM}{name}"] = _column([trial.params.get(name) for trial in trials])
     return frame
-
-
-def metrics_shown(objective: str) -> list[str]:
-    return [objective, *(name for name in GUARDS if name != objective)]
 
 
 def curve_names(curves: pandas.DataFrame, objective: str) -> list[str]:
@@ -124,12 +118,6 @@ def first_line(text: str) -> str:
     return next(iter(text.strip().splitlines()), "no reason was given")
 
 
-def clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
 def age(seconds: float) -> str:
     """How long ago, roughly, such as '12 s ago'; a clock that runs behind the writer's shows 0 s."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
@@ -141,17 +129,6 @@ def age(seconds: float) -> str:
 def plain(text: str) -> str:
     """Text that Markdown leaves as it is: names and errors come from data and must not format the page."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
-
-
-def _varying(trials: Iterable[Trial]) -> list[str]:
-    values: dict[str, set[Value | None]] = {}
-    for trial in trials:
-        for name in trial.params:
-            values[name] = set()
-    for trial in trials:
-        for name, seen in values.items():
-            seen.add(trial.params.get(name))
-    return [name for name, seen in values.items() if len(seen) > 1] or list(values)
 
 
 def _column(values: list[Value | None]) -> "pandas.Series[Any]":

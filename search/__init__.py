@@ -1,5 +1,4 @@
-"""From a sweep file to ranked trials; ``from search import load_sweep, run_sweep, resume_run, load_run`` in
-notebooks."""
+"""From a sweep file to ranked trials; the names that notebooks import."""
 
 from typing import Any
 

@@ -266,7 +266,9 @@ def _dashboard(options: argparse.Namespace) -> int:
             *("--server.headless", "true"),
             *("--server.enableXsrfProtection", "true"),
             *("--browser.gatherUsageStats", "false"),
+            *("--server.fileWatcherType", "none"),
             *("--client.showErrorDetails", "none"),
+            *("--client.toolbarMode", "minimal"),
             *("--", "--runs", str(runs)),
         ],
     )

@@ -1,5 +1,4 @@
-"""Drives a run from start to end: data, lock, log, search and runner put together; what ``rungwise run``
-calls."""
+"""Drives a run from start to end: puts data, lock, log, search and runner together."""
 
 import difflib
 import importlib

@@ -1,5 +1,4 @@
-"""Trials one after another in this process: the shortest way from a space to a result, and the one to debug
-in."""
+"""Trials one after another in this process: the shortest way to a result, and the one to debug in."""
 
 from contextlib import closing
 

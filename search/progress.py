@@ -11,14 +11,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from search.events import Trial
-from search.results import Results
+from search.results import Results, clock, metrics_shown, varying
 from search.search import Search
 
 LIVE_S = 0.25
 LINE_S = 5.0
-GUARDS = ("accuracy", "macro_f1", "balanced_accuracy", "worst_class_recall")
-"""Shown beside every objective: accuracy alone hides a lost class."""
 
 
 @contextmanager
@@ -80,7 +77,7 @@ def _counts(search: Search) -> str:
         if counts[status] or status in ("complete", "running", "stopped", "failed")
     )
     return (
-        f"trials {started}: {others} | {search.run.epochs} epochs | {_clock(search.elapsed())}{_eta(search)}"
+        f"trials {started}: {others} | {search.run.epochs} epochs | {clock(search.elapsed())}{_eta(search)}"
     )
 
 
@@ -109,13 +106,7 @@ def _eta(search: Search) -> str:
     minutes = search.sweep.budget.minutes
     if minutes is not None:
         seconds = min(seconds, max(0.0, 60 * minutes - search.elapsed()))
-    return f" | about {_clock(seconds)} left"
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return f" | about {clock(seconds)} left"
 
 
 def console() -> Console:
@@ -127,9 +118,8 @@ def leaderboard(results: Results, top: int) -> Table:
     """The best trials as a table: the objective first, then what accuracy hides, then the params that
     vary."""
     trials = results.best(top)
-    objective = results.objective
-    metrics = [objective, *(name for name in GUARDS if name != objective)]
-    varying = _varying(trials)
+    metrics = metrics_shown(results.objective)
+    differing = varying(trials)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("trial", *metrics, "epoch"):
         table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
@@ -141,14 +131,9 @@ def leaderboard(results: Results, top: int) -> Table:
             *(f"{trial.metrics[name]:.4f}" for name in metrics),
             f"{trial.best_epoch}/{trial.epoch}",
             results.status_of(trial),
-            " ".join(f"{name}={short(trial.params[name])}" for name in varying if name in trial.params),
+            " ".join(f"{name}={short(trial.params[name])}" for name in differing if name in trial.params),
         )
     return table
-
-
-def _varying(trials: list[Trial]) -> list[str]:
-    names = dict.fromkeys(name for trial in trials for name in trial.params)
-    return [name for name in names if len({trial.params.get(name) for trial in trials}) > 1] or list(names)
 
 
 def short(value: object) -> str:

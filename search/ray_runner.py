@@ -40,7 +40,7 @@ TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the log is the state
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # _Stretches hands out no more than there are workers for
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are in the log
-    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",  # it prints a box even when told to be silent
 }
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import pandas
 
 State = Literal["running", "complete", "failed", "interrupted"]
+GUARDS = ("accuracy", "macro_f1", "balanced_accuracy", "worst_class_recall")
+"""Shown beside every objective: accuracy alone hides a lost class."""
 STATUSES = ("complete", "stopped", "failed", "infeasible", "running", "paused")
 
 
@@ -114,10 +116,27 @@ def load_run(run: str | Path, runs: Path | None = None) -> Results:
     is_locked = folder.is_locked()  # asked first: a driver that ends meanwhile has written its end
     folded = Run.read(folder.events)
     folded.check_begun(folder.path)
-    return Results(folder, folded, _state(folded.ended, is_locked))
+    return Results(folder, folded, state_of(folded.ended, is_locked))
 
 
-def _state(ended: SweepEnded | None, is_locked: bool) -> State:
+def state_of(ended: SweepEnded | None, is_locked: bool) -> State:
     if ended is not None:
         return ended.state
     return "running" if is_locked else "interrupted"
+
+
+def metrics_shown(objective: str) -> list[str]:
+    return [objective, *(name for name in GUARDS if name != objective)]
+
+
+def varying(trials: Sequence[Trial]) -> list[str]:
+    """The params that tell these trials apart; all of them where there is nothing to tell apart."""
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    return [name for name in names if len({trial.params.get(name) for trial in trials}) > 1] or list(names)
+
+
+def clock(seconds: float) -> str:
+    """0:07, 12:34 or 1:02:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,5 +1,4 @@
-"""What every runner shares: how it is called, and how a worker's report becomes durable and gets its
-decision."""
+"""What runners share: how one is called, and how a report becomes durable and gets its decision."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,4 @@
-"""A small honest trainer for tests: softmax regression in numpy, with an epoch of a millisecond and every
-mishap."""
+"""A small honest trainer for tests: softmax regression in numpy, with every mishap on demand."""
 
 import math
 import os

@@ -149,7 +149,7 @@ def test_selected_rows_are_the_trials_drawn(page: Open, tmp_path: Path) -> None:
     assert picked(app) == [1, 3]
     spec = app.get("plotly_chart")[0].proto.spec
     assert "trial 1" in spec and "trial 3" in spec and "trial 2" not in spec
-    assert app.selectbox(key="classes:pets").options == ["trial 3", "trial 1"]
+    assert app.selectbox(key="classes:3:pets").options == ["trial 3", "trial 1"]
 
 
 def test_selection_follows_its_trial_when_better_ones_push_it_down(page: Open, tmp_path: Path) -> None:
@@ -163,6 +163,31 @@ def test_selection_follows_its_trial_when_better_ones_push_it_down(page: Open, t
     board = app.dataframe[0].value
     assert board["trial"].tolist()[-1] == 1 and board["rank"].tolist()[-1] == 18
     assert "trial 1" in app.get("plotly_chart")[0].proto.spec
+
+
+def test_selection_is_dropped_when_another_run_takes_the_name(page: Open, tmp_path: Path) -> None:
+    path = write(tmp_path, "pets", started(time=1.0), *trial(1, 0.5), *trial(2, 0.4))
+    app = select(page(), 1)
+    assert picked(app) == [2]
+    path.unlink()
+    write(tmp_path, "pets", started(time=2.0), *trial(1, 0.5))
+    checked(app.run())
+    assert picked(app) == []
+
+
+def test_classes_are_those_of_a_new_best_trial(page: Open, tmp_path: Path) -> None:
+    write(tmp_path, "pets", started(), *trial(1, 0.5))
+    app = page()
+    assert "Trial 1 has lost a class" in shown(app)
+    write(tmp_path, "pets", *trial(2, 0.9))
+    assert "Trial 2 has lost a class" in shown(checked(app.run()))
+
+
+def test_more_curves_than_can_be_told_apart_are_cut_and_it_says_so(page: Open, tmp_path: Path) -> None:
+    write(tmp_path, "pets", started(), *(event for number in range(1, 16) for event in trial(number, 0.5)))
+    app = page()
+    checked(app.slider(key="top:pets").set_value(15).run())
+    assert "The selected trials after the first 12 are not drawn." in shown(select(app, *range(15)))
 
 
 def test_slider_sets_how_many_trials_are_shown(page: Open, tmp_path: Path) -> None:

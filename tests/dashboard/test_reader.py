@@ -103,7 +103,7 @@ def test_unreadable_log_is_a_reason_and_other_runs_are_there(tmp_path: Path, lin
 def test_empty_log_is_a_run_that_is_only_starting(tmp_path: Path) -> None:
     (tmp_path / "pets").mkdir()
     (tmp_path / "pets" / "events.jsonl").touch()
-    assert "its driver is starting" in str(RunsReader(tmp_path).read()["pets"])
+    assert "is only starting" in str(RunsReader(tmp_path).read()["pets"])
 
 
 def test_runs_are_those_with_a_log_newest_first(tmp_path: Path) -> None:

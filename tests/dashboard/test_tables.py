@@ -9,6 +9,7 @@ import pytest
 from dashboard import tables
 from dashboard.reader import RunsReader, Snapshot
 from search.events import Event, Finished, TrialStarted
+from search.results import clock
 from tests.dashboard.logs import CLASSES, COMPLETE, failed, started, trial, write
 
 
@@ -139,7 +140,7 @@ def test_age(seconds: float, text: str) -> None:
 
 
 def test_clock() -> None:
-    assert [tables.clock(seconds) for seconds in (0.4, 65, 3661)] == ["0:00", "1:05", "1:01:01"]
+    assert [clock(seconds) for seconds in (0.4, 65, 3661)] == ["0:00", "1:05", "1:01:01"]
 
 
 def test_plain_text_keeps_letters_and_disarms_markdown() -> None:

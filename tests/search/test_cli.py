@@ -1,5 +1,4 @@
-"""The command as its user meets it: what it prints, its exit codes, and one clear line for every bad
-input."""
+"""The command as its user meets it: output, exit codes, and one clear line for every bad input."""
 
 import json
 import subprocess
@@ -84,7 +83,8 @@ def test_fault_of_a_sweep_is_one_line_with_file_and_line(
 def test_all_faults_come_at_once(bad: Callable[..., list[str]], tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text(
-        "dataset: digit\ntrainer: keras/cnn\nobjective: f1\nepochs: 0\nspace:\n  filters: {int: [3, 1]}\n  dept: [1]\n"
+        "dataset: digit\ntrainer: keras/cnn\nobjective: f1\nepochs: 0\n"
+        "space:\n  filters: {int: [3, 1]}\n  dept: [1]\n"
     )
     faults = bad("run", file)
     assert [int(fault.split(":")[1]) for fault in faults] == [1, 3, 4, 6, 7]

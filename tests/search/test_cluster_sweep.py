@@ -1,5 +1,4 @@
-"""Sweeps on a real two-node cluster, submitted as jobs: trials that ask for a GPU, a stopped job, its
-resumption."""
+"""Sweeps submitted as jobs to a real two-node cluster: GPU trials, a stopped job, its resumption."""
 
 import subprocess
 import sys

@@ -1,6 +1,7 @@
-"""Both runners carry the same trials to the same events: good ones, failing ones, diverging ones,
-infeasible ones."""
+"""Both runners carry the same trials to the same events, whatever becomes of them."""
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from search.driver import RunnerName, run_sweep
 from search.events import Reported, RunFailed, WorkerLost, read_events
 from search.results import Results
 from tests.search.conftest import make_sweep
+from tests.tiny import Softmax, TinySettings
+from trainers.contract import Fold, Infeasible
 
 BOTH = ["local", pytest.param("ray", marks=pytest.mark.ray)]
 
@@ -63,6 +66,35 @@ def test_both_runners_train_a_configuration_to_the_same_numbers(tmp_path: Path) 
         reports = [event for event in events if isinstance(event, Reported)]
         metrics.append(sorted((event.trial, event.epoch, event.metrics["log_loss"]) for event in reports))
     assert metrics[0] == metrics[1]
+
+
+class Witness(Softmax):
+    """Has no model, and says instead which process looks at which memory."""
+
+    def check(self, settings: TinySettings, fold: Fold) -> None:
+        address = fold.x_train.__array_interface__["data"][0]
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            first, last = (int(end, 16) for end in line.split()[0].split("-"))
+            if first <= address < last:
+                raise Infeasible(json.dumps({"pid": os.getpid(), "memory": line.split(maxsplit=5)[-1]}))
+
+
+@pytest.mark.ray
+def test_workers_stay_and_read_the_data_in_shared_memory(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    np.save(tmp_path / "rows.npy", chance.normal(size=(3000, 50)).astype(np.float32))
+    np.save(tmp_path / "labels.npy", np.arange(3000) % 3)
+    sweep = make_sweep(
+        dataset={"kind": "npy", "path": str(tmp_path / "rows.npy"), "labels": str(tmp_path / "labels.npy")},
+        trainer="tests.search.test_runners:Witness",
+        search={"suggester": "grid"},
+        space={"batch_size": list(range(1, 21))},
+    )
+    results = run(sweep, tmp_path / "run", "ray")
+    seen = [json.loads(trial.reason) for trial in results.run.trials.values()]
+    assert len(seen) == 20
+    assert len({witness["pid"] for witness in seen}) <= (os.cpu_count() or 1), "no process per trial"
+    assert all("/plasma" in witness["memory"] for witness in seen), "no copy per process"
 
 
 @pytest.mark.ray
