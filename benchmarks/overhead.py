@@ -423,7 +423,7 @@ def measure(part: str, where: Path | None = None, **options: Any) -> Result:
     with _folder(where) as folder:
         answer = folder / "answer.json"
         arguments = json.dumps({"part": part, "answer": str(answer), **options, "folder": str(folder)})
-        process = subprocess.run(
+        with subprocess.Popen(
             [sys.executable, str(Path(__file__).resolve()), "--part", arguments],
             cwd=ROOT,
             env=_environment(),
@@ -431,9 +431,14 @@ def measure(part: str, where: Path | None = None, **options: Any) -> Result:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-        )
+        ) as process:
+            try:
+                _, errors = process.communicate()
+            except BaseException:
+                process.terminate()  # gently: its Ray is to end with it, before its folder goes
+                raise
         if process.returncode or not answer.exists():
-            raise SystemExit(f"{part} {options} failed:\n{process.stderr[-4000:]}")
+            raise SystemExit(f"{part} {options} failed:\n{errors[-4000:]}")
         result: Result = json.loads(answer.read_text())
         return result
 
@@ -511,7 +516,7 @@ def add_trials(table: Table, quick: bool, framework: Framework) -> None:
     table.caption = (
         f"Trials: two CPUs, {framework} imported by each fresh worker, median of {repeats}. "
         f"'warm' counts {fast[0]} trials after {fast[1]} others that start the workers, as shipped {slow[1]} "
-        f"after {slow[0]} (there every trial starts a worker). Log: Ray's loggers never fsync."
+        f"after {slow[0]} (there every trial starts a worker)."
     )
     table.add_section()
 
@@ -544,7 +549,7 @@ def add_log(table: Table, quick: bool) -> None:
     table.add_row("  Ray's loggers, the same report", "", f"{median(loggers[True], 'cpu_us'):.0f}", "", "")
     table.add_row("  Ray's loggers, no confusion", "", f"{median(loggers[False], 'cpu_us'):.0f}", "", "")
     for batch in BATCHES:
-        name = "durable reports/s, one an fsync" if batch == 1 else f"  {batch} an fsync"
+        name = "durable reports/s, 1 an fsync (Ray: none)" if batch == 1 else f"  {batch} an fsync"
         rate = median(logs[batch], "per_s")
         goal = f"x{rate / full:.1f} (scalars only x{rate / scalars:.1f})"
         if batch == 1:
@@ -560,9 +565,9 @@ def add_driver(table: Table, quick: bool, framework: Framework) -> None:
     for trials in (250, 500) if quick else (5_000, 10_000):
         result = measure("measure_driver", where=where, trials=trials, reports=30, suggester="random")
         goal = f"<= 300: {verdict(result['rss_mb'], 300)}" if trials == 10_000 else ""
-        name = f"driver's peak MB, {trials:,} trials of 30 reports"
+        name = f"driver's peak MB, Ray off, {trials:,} x 30 reports"
         table.add_row(name, f"{result['rss_mb']:.0f}", "", "", goal)
-        table.add_row("  before the first trial", f"{result['baseline_mb']:.0f}", "", "", "")
+        table.add_row("  before the first trial, data set read", f"{result['baseline_mb']:.0f}", "", "", "")
         table.add_row("  ms of CPU per 1,000 reports", f"{result['cpu_ms']:.0f}", "", "", "")
         table.add_row("  ms to ask for a trial (random), at the end", f"{result['ask_ms']:.3f}", "", "", "")
     if quick:
@@ -572,9 +577,9 @@ def add_driver(table: Table, quick: bool, framework: Framework) -> None:
         sweep = {"arm": arm, "warm_up": 100, "trials": 1400, "reports": 1, "framework": framework}
         (results[arm],) = measure("time_trials", sweeps=[sweep])["sweeps"]
     for name, key, unit in (
-        ("ms a trial, first third of 1,400 on Ray", "first_third_s", 1e3),
+        ("ms a trial of 1 report, first third of 1,400", "first_third_s", 1e3),
         ("  last third", "last_third_s", 1e3),
-        ("  driver's peak MB", "rss_mb", 1.0),
+        ("  driver's peak MB, Ray on", "rss_mb", 1.0),
     ):
         figures = {arm: f"{unit * result[key]:.1f}" for arm, result in results.items()}
         table.add_row(name, figures["ours"], "", figures["tuned"], "")
