@@ -4,7 +4,7 @@ from contextlib import closing
 
 from search.folder import RunFolder
 from search.runner import accept
-from search.search import Ended, Search
+from search.search import Search
 from search.trial_loop import Training, Worker
 
 
@@ -15,7 +15,5 @@ def run(search: Search, training: Training, folder: RunFolder) -> None:
         start = folder.checkpoint(stretch.trial, stretch.start) if stretch.start else None
         with closing(worker.train(stretch, start)) as messages:
             for message in messages:
-                if isinstance(message, Ended):
-                    search.finish(message)
-                elif accept(message, search, folder) != "continue":
+                if accept(search, folder, message) != "continue":
                     break

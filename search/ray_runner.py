@@ -1,17 +1,19 @@
-"""Trials on Ray: each stretch is one Tune trial on a warm worker; the only file that imports Ray.
+"""Trials on Ray: what Tune calls a trial is a worker of ours; the only file that imports Ray.
 
-Tune places the work and carries the messages. What to train and when to stop is the search's, what happened
-is
-the log's, so Tune's own experiment state is written to a folder that is thrown away and read by nobody.
+Tune places workers, watches over them and carries their messages. A worker trains stretch after stretch: a
+Tune trial for each stretch costs Tune's controller more time than a short stretch takes, and memory for ever.
+What to train and when to stop is the search's, what happened is the log's, so Tune's own experiment state is
+written to a folder that is thrown away and read by nobody.
 """
 
 import logging
+import math
 import os
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,10 +40,14 @@ TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # JSON, CSV and TensorBoard files of every trial
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours ends the run
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the log is the state
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # _Stretches hands out no more than there are workers for
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # _Workers asks for no more than there is room for
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are in the log
     "RAY_AIR_NEW_OUTPUT": "0",  # it prints a box even when told to be silent
 }
+
+IDLE_STEP_S = 0.1
+IDLE_LIMIT_S = 30.0
+"""After this long without work a worker gives its place back, as long as another idle one stays."""
 
 
 def run(search: Search, training: Training, folder: RunFolder) -> None:
@@ -63,8 +69,8 @@ def run(search: Search, training: Training, folder: RunFolder) -> None:
                 tune.with_parameters(_TuneWorker, training=training),
                 name="sweep",
                 num_samples=-1,
-                search_alg=_Stretches(driver),
-                scheduler=_Decisions(driver),
+                search_alg=_Workers(driver),
+                scheduler=_Answers(driver),
                 callbacks=[_Forget()],
                 resources_per_trial={"cpu": resources.cpu, "gpu": resources.gpu},
                 reuse_actors=True,
@@ -129,23 +135,6 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-class _Work:
-    """A stretch on its way to a worker, with its checkpoint in Ray's object store.
-
-    Tune copies, prints and keeps the configuration of every trial; this stays one small object throughout.
-    """
-
-    def __init__(self, stretch: Stretch, checkpoint: Mapping[str, bytes] | None) -> None:
-        self.stretch = stretch
-        self.checkpoint = ray.put(checkpoint) if checkpoint else None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Work":
-        return self
-
-    def __repr__(self) -> str:
-        return f"{self.stretch.trial}@{self.stretch.start}"
-
-
 class _Escape(BaseException):
     """Carries an error of ours through Tune, which turns any Exception into a failed trial."""
 
@@ -159,55 +148,78 @@ def _escaping() -> Iterator[None]:
 
 
 class _Driver:
-    """What the two adapters share: the search, and which Tune trial carries which stretch."""
+    """What the two adapters share: the search, and which Tune trial, that is which worker, trains what."""
 
     def __init__(self, search: Search, folder: RunFolder, resources: Resources) -> None:
-        self.search = search
-        self.folder = folder
+        self._search = search
+        self._folder = folder
         self._resources = resources
-        self._work: dict[str, _Work] = {}
+        self._workers: set[str] = set()
+        """Tune trials that were asked for and have not ended."""
+        self._at_work: dict[str, int] = {}
+        """The trial that each busy worker trains."""
+        self._idle_since: dict[str, float] = {}
+        self._is_over = False
         self._slots = 0
-        self._slots_read = float("-inf")
+        self._slots_read = -math.inf
 
-    def next_work(self, tune_id: str) -> _Work | str | None:
-        if self.search.num_in_flight > self._num_slots():  # one stretch waits for the first free worker
-            return None
-        stretch = self.search.next_trial()
-        if stretch is None:
-            return None if self.search.num_in_flight else Searcher.FINISHED
-        files = self.folder.read_checkpoint(stretch.trial, stretch.start) if stretch.start else None
-        self._work[tune_id] = _Work(stretch, files)
-        return self._work[tune_id]
+    def wants_worker(self, tune_id: str) -> bool:
+        """Whether another worker would find work; one more than there is room for, as a cluster may grow."""
+        if self._is_over or self._idle_since or len(self._workers) > self._num_slots():
+            return False
+        self._workers.add(tune_id)
+        return True
 
-    def take(self, tune_id: str, message: Report | Ended) -> str:
-        if isinstance(message, Ended):
-            self._work.pop(tune_id)
-            self.search.finish(message)
-            return TrialScheduler.STOP
-        decision = accept(message, self.search, self.folder)
-        if decision == "continue":
+    def is_over(self) -> bool:
+        return self._is_over
+
+    def answer(self, tune_id: str, worker: Any, messages: Sequence[Report | Ended]) -> str:
+        """Take what a worker says; it gets its answer, and its next stretch where this one is over."""
+        if messages and accept(self._search, self._folder, *messages) == "continue":
             return TrialScheduler.CONTINUE
-        self._work.pop(tune_id)
-        return TrialScheduler.STOP
+        was_at_work = self._at_work.pop(tune_id, None) is not None
+        if stretch := self._search.next_trial():
+            files = self._folder.read_checkpoint(stretch.trial, stretch.start) if stretch.start else None
+            worker.begin.remote(stretch, files)
+            self._at_work[tune_id] = stretch.trial
+            self._idle_since.pop(tune_id, None)
+            return TrialScheduler.CONTINUE
+        if was_at_work:
+            worker.begin.remote(None, None)
+        return self._rest(tune_id)
 
     def lose(self, tune_id: str, reason: str) -> None:
-        if work := self._work.pop(tune_id, None):
-            self.search.lose(work.stretch.trial, reason)
+        """The worker died."""
+        trial = self._at_work.pop(tune_id, None)
+        if trial is not None:
+            self._search.lose(trial, reason)
+
+    def forget(self, tune_id: str) -> None:
+        """The worker is gone, for whatever reason."""
+        self._workers.discard(tune_id)
+        self._idle_since.pop(tune_id, None)
+
+    def _rest(self, tune_id: str) -> str:
+        """Keep a worker without work while there may be some again; of those that idle for long keep one."""
+        self._is_over = not self._search.num_in_flight
+        idle_s = time.monotonic() - self._idle_since.setdefault(tune_id, time.monotonic())
+        if self._is_over or (idle_s > IDLE_LIMIT_S and len(self._idle_since) > 1):
+            return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
 
     def _num_slots(self) -> int:
-        """How many trials the cluster as it is now can train at once; it may grow, so one is always asked
-        for."""
+        """How many trials the cluster as it is now can train at once."""
         if time.monotonic() - self._slots_read > 1:
             self._slots_read = time.monotonic()
             total = ray.cluster_resources()
-            cpus = total.get("CPU", 0) // self._resources.cpu if self._resources.cpu else float("inf")
-            gpus = total.get("GPU", 0) // self._resources.gpu if self._resources.gpu else float("inf")
-            self._slots = int(min(cpus, gpus, 1_000_000))
+            cpus = total.get("CPU", 0) // self._resources.cpu
+            gpus = total.get("GPU", 0) // self._resources.gpu if self._resources.gpu else math.inf
+            self._slots = int(min(cpus, gpus))
         return self._slots
 
 
-class _Stretches(Searcher):
-    """To Tune: what to train next."""
+class _Workers(Searcher):
+    """To Tune: whether to start another of its trials, which are our workers."""
 
     def __init__(self, driver: _Driver) -> None:
         super().__init__()
@@ -215,13 +227,14 @@ class _Stretches(Searcher):
 
     def suggest(self, trial_id: str) -> Any:  # FINISHED is a text, whatever Ray's annotation says
         with _escaping():
-            work = self._driver.next_work(trial_id)
-        return {"work": work} if isinstance(work, _Work) else work
+            if self._driver.is_over():
+                return Searcher.FINISHED
+            return {} if self._driver.wants_worker(trial_id) else None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        pass  # _Decisions has heard of it
+        self._driver.forget(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         pass  # the log is the state
@@ -230,8 +243,8 @@ class _Stretches(Searcher):
         raise NotImplementedError("a run is resumed from its log")
 
 
-class _Decisions(FIFOScheduler):
-    """To Tune: what becomes of a trial after each result."""
+class _Answers(FIFOScheduler):
+    """To Tune: what becomes of a worker after each thing it says."""
 
     def __init__(self, driver: _Driver) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -239,7 +252,7 @@ class _Decisions(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         with _escaping():
-            return self._driver.take(trial.trial_id, result["message"])
+            return self._driver.answer(trial.trial_id, trial.temporary_state.ray_actor, result["messages"])
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
         with _escaping():
@@ -247,12 +260,12 @@ class _Decisions(FIFOScheduler):
 
 
 class _Forget(Callback):
-    """Takes the messages out of what Tune keeps of every trial for ever."""
+    """Takes the messages out of what Tune keeps of its trials."""
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        result["message"] = None
+        result["messages"] = None
 
 
 class _TuneWorker(tune.Trainable):
@@ -260,24 +273,39 @@ class _TuneWorker(tune.Trainable):
 
     def setup(self, config: dict[str, Any], training: Training) -> None:  # type: ignore[override]
         self._worker = Worker(training)
-        self._messages: Generator[Report | Ended] | None = None
+        self._given: tuple[Stretch, Mapping[str, bytes] | None] | None = None
+        self._batches: Generator[list[Report | Ended]] | None = None
         self._checkpoint: tempfile.TemporaryDirectory[str] | None = None
-        self.reset_config(config)
+        self._has_greeted = False
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
+    def begin(self, stretch: Stretch | None, checkpoint: Mapping[str, bytes] | None) -> None:
+        """Drop the present stretch and take up this one, if any, at the next step."""
         self.cleanup()
-        work: _Work = new_config["work"]
-        start = self._unpack(ray.get(work.checkpoint)) if work.checkpoint else None
-        self._messages = self._worker.train(work.stretch, start)
-        return True
+        self._given = (stretch, checkpoint) if stretch else None
 
     def step(self) -> dict[str, Any]:
-        assert self._messages
-        return {"message": next(self._messages)}
+        """Train until there is something to say; an idle worker says nothing, and not too often."""
+        if self._given:
+            stretch, checkpoint = self._given
+            self._given = None
+            self._batches = self._worker.batches(stretch, self._unpack(checkpoint) if checkpoint else None)
+        if self._batches:
+            return {"messages": next(self._batches)}
+        if self._has_greeted:
+            time.sleep(IDLE_STEP_S)
+        self._has_greeted = True
+        return {"messages": []}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Tune hands the process of an ended trial to its next one."""
+        self.cleanup()
+        self._has_greeted = False
+        return True
 
     def cleanup(self) -> None:
-        if self._messages:
-            self._messages.close()
+        if self._batches:
+            self._batches.close()
+            self._batches = None
         if self._checkpoint:
             self._checkpoint.cleanup()
             self._checkpoint = None

@@ -1,10 +1,10 @@
 """What runners share: how one is called, and how a report becomes durable and gets its decision."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from search.events import Decision
 from search.folder import RunFolder
-from search.search import Report, Search
+from search.search import Ended, Report, Search
 from search.trial_loop import Training
 
 Runner = Callable[[Search, Training, RunFolder], None]
@@ -12,19 +12,31 @@ Runner = Callable[[Search, Training, RunFolder], None]
 then."""
 
 
-def accept(report: Report, search: Search, folder: RunFolder) -> Decision:
-    """Keep what a report brought along, then the report itself, and answer it.
+def accept(search: Search, folder: RunFolder, *messages: Report | Ended) -> Decision:
+    """Keep what a trial's next messages brought along, then the messages themselves, and answer them.
 
     In this order, so that an event never promises a checkpoint that is not there.
     """
-    if report.checkpoint is not None:
-        folder.write_checkpoint(report.trial, report.epoch, report.checkpoint)
-    if report.probabilities is not None:
-        folder.write_predictions(report.trial, report.epoch, report.probabilities)
-    trial = search.run.trials[report.trial]
+    reports = [message for message in messages if isinstance(message, Report)]
+    decision: Decision = "continue"
+    if reports:
+        decision = _accept_reports(search, folder, reports)
+    if decision == "continue" and isinstance(messages[-1], Ended):
+        search.finish(messages[-1])
+        return "stop"
+    return decision
+
+
+def _accept_reports(search: Search, folder: RunFolder, reports: Sequence[Report]) -> Decision:
+    for report in reports:
+        if report.checkpoint is not None:
+            folder.write_checkpoint(report.trial, report.epoch, report.checkpoint)
+        if report.probabilities is not None:
+            folder.write_predictions(report.trial, report.epoch, report.probabilities)
+    trial = search.run.trials[reports[0].trial]
     kept = {trial.best_checkpoint, trial.last_checkpoint}
-    decision = search.report(report)
+    decision = search.report(*reports)
     keep = {trial.best_checkpoint, trial.last_checkpoint}
     if kept - keep:
-        folder.drop_checkpoints(report.trial, keep)
+        folder.drop_checkpoints(trial.number, keep)
     return decision

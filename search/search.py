@@ -51,8 +51,10 @@ class Stretch:
     """Epochs that were reported before: trained again after a crash, never reported again."""
     best: float
     """The objective of the best of those, NaN if there is none."""
-    pauses: tuple[int, ...]
-    """Epochs at which the trial may have to pause: these need a checkpoint."""
+    rungs: tuple[int, ...]
+    """Epochs whose report is answered by comparison; any other one is told to go on, unless all is over."""
+    may_pause: bool
+    """Whether the trial may have to pause at a rung, which needs a checkpoint there."""
 
 
 @dataclass(frozen=True)
@@ -147,28 +149,18 @@ class Search:
         self._record(Promoted(time=self._clock(), trial=trial))
         return self._hand_out(trial)
 
-    def report(self, report: Report) -> Decision:
-        """Take an epoch of a trial in flight; durable when this returns."""
-        now, value = self._clock(), self._signed(report.metrics)
-        decision = self.asha.report(report.trial, report.epoch, value)
-        ending, reason = self._ending(report, value, decision)
-        if ending:
-            decision = "stop"
-        events: list[Event] = [
-            Reported(
-                time=now,
-                trial=report.trial,
-                epoch=report.epoch,
-                metrics=dict(report.metrics),
-                confusion=report.confusion,
-                curves=dict(report.curves),
-                seconds=report.seconds,
-                checkpoint=report.checkpoint is not None,
-                decision=decision,
-            )
-        ]
-        if ending:
-            events.append(Finished(time=now, trial=report.trial, ending=ending, reason=reason))
+    def report(self, *reports: Report) -> Decision:
+        """Take the next epochs of a trial in flight; durable, as one piece, when this returns.
+
+        The answer is to the last of them that was taken: none is after one that ends the stretch.
+        """
+        events: list[Event] = []
+        decision: Decision = "continue"
+        for report in reports:
+            decision, finished = self._judge(report)
+            events += [self._reported(report, decision), *finished]
+            if decision != "continue":
+                break
         self._record(*events)
         return decision
 
@@ -232,7 +224,29 @@ class Search:
             start=trial.last_checkpoint,
             reported=trial.epoch,
             best=trial.best_value,
-            pauses=tuple(self.asha.rungs) if self.asha.rule == "promote" else (),
+            rungs=tuple(self.asha.rungs),
+            may_pause=self.asha.rule == "promote",
+        )
+
+    def _judge(self, report: Report) -> tuple[Decision, list[Finished]]:
+        value = self._signed(report.metrics)
+        decision = self.asha.report(report.trial, report.epoch, value)
+        ending, reason = self._ending(report, value, decision)
+        if not ending:
+            return decision, []
+        return "stop", [Finished(time=self._clock(), trial=report.trial, ending=ending, reason=reason)]
+
+    def _reported(self, report: Report, decision: Decision) -> Reported:
+        return Reported(
+            time=self._clock(),
+            trial=report.trial,
+            epoch=report.epoch,
+            metrics=dict(report.metrics),
+            confusion=report.confusion,
+            curves=dict(report.curves),
+            seconds=report.seconds,
+            checkpoint=report.checkpoint is not None,
+            decision=decision,
         )
 
     def _ending(self, report: Report, value: float, decision: Decision) -> tuple[Ending | None, str]:
