@@ -108,12 +108,12 @@ class Asha:
         raise ValueError(f"trial {trial} is not the next of any rung")
 
     def expected_epochs(self, trials: int) -> int:
-        """About how many epochs a search of so many trials trains; the ladder of ETA and plans."""
+        """About how many epochs a search of so many trials trains, given who was promoted so far."""
         total, at, alive = 0, 0, trials
-        for epoch in [*self.rungs, self._epochs]:
-            total += alive * (epoch - at)
-            at, alive = epoch, max(1, alive // self.reduction)
-        return total
+        for rung in self.rungs.values():
+            total += alive * (rung.epoch - at)
+            at, alive = rung.epoch, max(1, alive // self.reduction, rung.num_promoted)
+        return total + alive * (self._epochs - at)
 
     def _is_promotable(self, rung: Rung) -> bool:
         return bool(rung.waiting) and rung.best_waiting_rank() < rung.quota(self.reduction)

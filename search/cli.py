@@ -185,7 +185,7 @@ def _conclude(path: Path) -> int:
     next_commands = [
         (f"rungwise best {path} --top 20", "the best configurations"),
         (
-            f"rungwise resume {path} --trials {2 * len(results.run.trials)}",
+            f"rungwise resume {path} --trials {2 * results.run.sweep['search']['trials']}",
             "more trials, or the rest after a stop",
         ),
         (f"rungwise dashboard --runs {path.parent}", "curves and classes in a browser"),

@@ -35,7 +35,7 @@ Watch = Callable[[Search], Any]
 """Given the search before it starts; returns a context manager that is held while it runs."""
 
 
-class Interrupted(BaseException):
+class Interrupted(Exception):
     """SIGINT or SIGTERM came. Everything reported so far is durable."""
 
     def __init__(self, signum: int) -> None:
@@ -166,15 +166,19 @@ def _signals_raise() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
+    came: list[int] = []
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, signal.SIG_IGN)
-        raise Interrupted(signum)
+        came.append(signum)
+        raise KeyboardInterrupt  # the one such exception that finds its way through Ray's C++
 
     before = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except KeyboardInterrupt:
+        raise Interrupted(came[0] if came else signal.SIGINT) from None
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
