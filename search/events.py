@@ -174,7 +174,7 @@ _KINDS = {model.model_fields["kind"].default for model in Event.__args__}
 
 
 class EventLog:
-    """Appends events durably: when ``append`` returns, its events outlive the process and the machine.
+    """Appends events durably: a report that was appended outlives the process and the machine.
 
     The caller holds the run's lock, so that there is one writer.
     """
@@ -187,12 +187,16 @@ class EventLog:
     def append(self, *events: Event) -> None:
         """Write ``events`` as one piece: either all of them are in the log afterwards, or none.
 
+        That a trial begins or goes on promises nobody anything, so it waits for the next report to be flushed
+        to the disk: it outlives the process at once, and the machine with the first thing that came of it.
+
         Raises RunFailed when the disk is full or fails; what was there before stays.
         """
         lines = b"".join(event.model_dump_json().encode() + b"\n" for event in events)
         try:
             self._write(lines)
-            os.fsync(self._file)
+            if not all(isinstance(event, TrialStarted | Promoted) for event in events):
+                os.fsync(self._file)
         except BaseException as error:  # a signal between the two halves of a line must not leave one either
             os.ftruncate(self._file, self._end)
             if isinstance(error, OSError):

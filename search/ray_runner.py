@@ -135,6 +135,13 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+class _Messages(tuple[Report | Ended, ...]):
+    """What a worker says. Tune prints each result into a debug line that nobody reads, checkpoints and all."""
+
+    def __repr__(self) -> str:
+        return f"{len(self)} messages"
+
+
 class _Escape(BaseException):
     """Carries an error of ours through Tune, which turns any Exception into a failed trial."""
 
@@ -290,11 +297,11 @@ class _TuneWorker(tune.Trainable):
             self._given = None
             self._batches = self._worker.batches(stretch, self._unpack(checkpoint) if checkpoint else None)
         if self._batches:
-            return {"messages": next(self._batches)}
+            return {"messages": _Messages(next(self._batches))}
         if self._has_greeted:
             time.sleep(IDLE_STEP_S)
         self._has_greeted = True
-        return {"messages": []}
+        return {"messages": _Messages()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Tune hands the process of an ended trial to its next one."""
