@@ -73,10 +73,8 @@ class Worker:
     saving: Saving = field(default_factory=Saving)
 
     def __post_init__(self) -> None:
-        for name in (
-            "TF_NUM_INTRAOP_THREADS",
-            "OMP_NUM_THREADS",
-        ):  # read when their library is first imported
+        # Read by TensorFlow and OpenMP when they are first imported.
+        for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
             os.environ[name] = str(self.training.threads)
 
     def train(self, stretch: Stretch, start: Path | None) -> Generator[Report | Ended]:

@@ -1,0 +1,109 @@
+"""One trial on a worker: what it reports, when it saves, and what may travel together."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search.search import Ended, Report, Stretch
+from search.trial_loop import BATCH_S, SAVING_SHARE, Saving, Training, Worker
+from trainers.contract import Epoch, Fold
+
+
+def worker(epochs: int = 6) -> Worker:
+    chance = np.random.default_rng(0)
+    y = np.arange(90) % 3
+    x = (chance.normal(size=(3, 4))[y] + 0.5 * chance.normal(size=(90, 4))).astype(np.float32)
+    fold = Fold(x[:60], y[:60], x[60:], ("a", "b", "c"), 1.0, epochs, seed=0)
+    return Worker(Training("tests.tiny:Softmax", "macro_f1", {}, threads=1, fold=fold, y_valid=y[60:]))
+
+
+def stretch(rungs: tuple[int, ...] = (), **more: Any) -> Stretch:
+    start = {"start": 0, "reported": 0, "best": math.nan} | more
+    return Stretch(trial=1, params=start.pop("params", {}), seed=7, rungs=rungs, may_pause=True, **start)
+
+
+def reports(messages: Any) -> list[Report]:
+    return [message for message in messages if isinstance(message, Report)]
+
+
+def test_trial_reports_every_epoch_and_then_its_end() -> None:
+    *epochs, end = worker().train(stretch(), None)
+    assert [report.epoch for report in reports(epochs)] == [1, 2, 3, 4, 5, 6]
+    assert end == Ended(1, "complete")
+    assert all(np.sum(report.confusion) == 30 for report in reports(epochs))
+
+
+def test_predictions_come_with_each_best_epoch_only() -> None:
+    best = math.nan
+    for report in reports(worker().train(stretch(), None)):
+        value = report.metrics["macro_f1"]
+        is_best = math.isnan(best) or value > best
+        best = value if is_best else best
+        assert (report.probabilities is not None) == is_best
+
+
+def test_rung_has_a_checkpoint_and_training_goes_on_from_it_to_the_same_numbers(tmp_path: Path) -> None:
+    whole = reports(worker().train(stretch(rungs=(3,)), None))
+    assert whole[2].checkpoint
+    for name, content in whole[2].checkpoint.items():
+        (tmp_path / name).write_bytes(content)
+    rest = reports(worker().train(stretch(rungs=(3,), start=3, reported=3), tmp_path))
+    assert [(r.epoch, r.metrics) for r in rest] == [(r.epoch, r.metrics) for r in whole[3:]]
+
+
+def test_epochs_that_were_reported_before_a_crash_are_not_reported_again() -> None:
+    assert [report.epoch for report in reports(worker().train(stretch(reported=4), None))] == [5, 6]
+
+
+def test_settings_that_contradict_the_trainer_are_infeasible() -> None:
+    (end,) = worker().train(stretch(params={"batch_size": 0}), None)
+    assert isinstance(end, Ended) and end.ending == "infeasible" and "batch_size" in end.reason
+
+
+def test_fault_of_the_trainer_is_an_ending_with_its_trace() -> None:
+    *_, end = worker().train(stretch(params={"mishap": "raises"}), None)
+    assert isinstance(end, Ended) and end.ending == "failed"
+    assert end.reason.startswith("ZeroDivisionError: the trainer has a fault\nTraceback")
+
+
+def test_reports_that_can_only_be_told_to_go_on_travel_together() -> None:
+    batches = list(worker(epochs=9).batches(stretch(rungs=(3, 6)), None))
+    assert [report.epoch for batch in batches for report in reports(batch)] == list(range(1, 10))
+    for batch in batches:
+        assert not any(isinstance(message, Ended) or message.epoch in (3, 6) for message in batch[:-1])
+    assert isinstance(batches[-1][-1], Ended)
+    assert len(batches) < 10, "some did travel together"
+
+
+def test_diverged_epoch_ends_its_batch() -> None:
+    params = {"mishap": "diverges", "mishap_epoch": 4}
+    for batch in worker(epochs=9).batches(stretch(params=params), None):
+        diverged = [isinstance(m, Report) and math.isnan(m.metrics["macro_f1"]) for m in batch]
+        assert not any(diverged[:-1])
+
+
+def test_long_epochs_are_reported_one_by_one() -> None:
+    params = {"epoch_s": 2 * BATCH_S}
+    batches = list(worker(epochs=3).batches(stretch(params=params), None))
+    assert [len(reports(batch)) for batch in batches] == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("save_s", [0.0002, 0.002])
+def test_saving_takes_no_more_than_its_share_of_the_training_time(save_s: float) -> None:
+    saving, saved = Saving(), 0
+
+    def save(folder: Path) -> None:
+        time.sleep(save_s)
+        (folder / "weights").write_bytes(b"w")
+
+    for number in range(1, 2001):
+        saving.trained_s += 0.005
+        if saving.is_due():
+            assert saving.save(Epoch(number, np.zeros((1, 2), np.float32), {}, save)) == {"weights": b"w"}
+            saved += 1
+    assert saved > 5
+    assert saving.spent_s <= SAVING_SHARE * saving.trained_s
