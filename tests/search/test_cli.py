@@ -272,3 +272,22 @@ def test_python_minus_m_is_the_same_command(runs: Path) -> None:
     command = [sys.executable, "-m", "search", "status", "tiny", "--runs", str(runs), "--json"]
     ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     assert json.loads(ended.stdout)["run"] == "tiny"
+
+
+def test_run_shows_progress_its_leaderboard_and_what_to_do_next(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(make_sweep().to_yaml())
+    command = [sys.executable, "-m", "search", "run", str(tmp_path / "sweep.yaml"), "--runner", "local"]
+    ended = subprocess.run(
+        [*command, "--name", "shown", "--runs", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("trials 12/12: ") and "0 running" in last and "0 failed" in last
+    assert "best macro_f1" in last and "rung 1: 12" in last and "left" in last
+    best = load_run(tmp_path / "shown").best()[0]
+    assert f"{best.best_value:.4f}" in ended.stdout and "worst" in ended.stdout
+    for command_of_the_next in ("rungwise best", "rungwise resume", "rungwise dashboard"):
+        assert f"{command_of_the_next} " in ended.stdout
