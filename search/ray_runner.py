@@ -136,7 +136,8 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 class _Messages(tuple[Report | Ended, ...]):
-    """What a worker says. Tune prints each result into a debug line that nobody reads, checkpoints and all."""
+    """What a worker says. Tune prints each result into a debug line that nobody reads, checkpoints and
+    all."""
 
     def __repr__(self) -> str:
         return f"{len(self)} messages"
