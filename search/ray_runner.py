@@ -32,7 +32,7 @@ from ray.tune.search import Searcher
 from search.events import RunFailed
 from search.folder import RunFolder
 from search.runner import accept
-from search.search import Ended, Report, Search, Stretch
+from search.search import LOST_WORKERS, Ended, Report, Search, Stretch
 from search.trial_loop import Training, Worker
 from spaces.sweep import Resources
 
@@ -57,6 +57,7 @@ def run(search: Search, training: Training, folder: RunFolder) -> None:
     Raises RunFailed when this machine has no room for a trial, the log cannot be written, or the search is
     hopeless.
     """
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what went wrong is in the log
     resources = search.sweep.resources
     with (
         _cluster(resources),
@@ -167,6 +168,8 @@ class _Driver:
         self._at_work: dict[str, int] = {}
         """The trial that each busy worker trains."""
         self._idle_since: dict[str, float] = {}
+        self._stillborn = 0
+        """Workers in a row that died before they said a word."""
         self._is_over = False
         self._slots = 0
         self._slots_read = -math.inf
@@ -183,6 +186,7 @@ class _Driver:
 
     def answer(self, tune_id: str, worker: Any, messages: Sequence[Report | Ended]) -> str:
         """Take what a worker says; it gets its answer, and its next stretch where this one is over."""
+        self._stillborn = 0
         if messages and accept(self._search, self._folder, *messages) == "continue":
             return TrialScheduler.CONTINUE
         was_at_work = self._at_work.pop(tune_id, None) is not None
@@ -197,10 +201,14 @@ class _Driver:
         return self._rest(tune_id)
 
     def lose(self, tune_id: str, reason: str) -> None:
-        """The worker died."""
+        """The worker died. Raises RunFailed when none ever starts, which another one would not either."""
         trial = self._at_work.pop(tune_id, None)
         if trial is not None:
             self._search.lose(trial, reason)
+        elif tune_id not in self._idle_since:
+            self._stillborn += 1
+            if self._stillborn >= LOST_WORKERS:
+                raise RunFailed(f"{self._stillborn} workers in a row died while starting: {reason}")
 
     def forget(self, tune_id: str) -> None:
         """The worker is gone, for whatever reason."""
@@ -264,7 +272,7 @@ class _Answers(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
         with _escaping():
-            self._driver.lose(trial.trial_id, _first_line(trial.get_error()))
+            self._driver.lose(trial.trial_id, _why_it_died(Path(trial.error_file)))
 
 
 class _Forget(Callback):
@@ -326,5 +334,7 @@ class _TuneWorker(tune.Trainable):
         return folder
 
 
-def _first_line(error: Exception | None) -> str:
-    return str(error or "no reason was given").strip().splitlines()[0]
+def _why_it_died(error_file: Path) -> str:
+    """The first and the last line of what Tune wrote down, below its own heading: what happened, and why."""
+    lines = [line.strip() for line in error_file.read_text().splitlines() if line.strip()][1:]
+    return " ... ".join(dict.fromkeys([lines[0], lines[-1]])) if lines else "no reason was given"

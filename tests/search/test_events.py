@@ -167,7 +167,7 @@ def test_signal_inside_an_append_leaves_all_of_it_or_nothing(
         with monkeypatch.context() as patch:
             patch.setattr("os.fsync", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                log.append(TrialStarted(trial=1, params={}))
+                log.append(reported(1, 1, 0.5))
         assert path.read_bytes() == before
         log.append(TrialStarted(trial=2, params={}))
     assert len(list(read_events(path))) == 2

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search import load_run
+from search import load_run, ray_runner
 from search.driver import RunnerName, run_sweep
 from search.events import Reported, RunFailed, WorkerLost, read_events
+from search.folder import RunFolder
 from search.results import Results
-from tests.search.conftest import make_sweep
+from search.trial_loop import Training
+from tests.search.conftest import make_sweep, start
 from tests.tiny import Softmax, TinySettings
 from trainers.contract import Fold, Infeasible
 
@@ -106,6 +108,28 @@ def test_trial_that_kills_its_worker_three_times_fails_and_the_others_go_on(tmp_
     lost = [event for event, _ in read_events(results.folder.events) if isinstance(event, WorkerLost)]
     assert [event.trial for event in lost] == [1, 1, 1]
     assert killer.epoch == 1, "its first epoch was reported once, and no second time"
+
+
+class Unreadable(Training):
+    """Cannot be unpickled, as when a node lacks a package."""
+
+    def __reduce__(self) -> Any:
+        return _refuse, ()
+
+
+def _refuse() -> None:
+    raise ModuleNotFoundError("No module named 'made_up'")
+
+
+@pytest.mark.ray
+def test_workers_that_cannot_start_fail_the_run_instead_of_being_started_for_ever(tmp_path: Path) -> None:
+    search, _ = start(make_sweep())
+    rows = np.zeros((6, 2), np.float32)
+    fold = Fold(rows, np.arange(6) % 3, rows, ("a", "b", "c"), 1.0, 9, seed=0)
+    training = Unreadable("tests.tiny:Softmax", "macro_f1", {}, threads=1, fold=fold, y_valid=fold.y_train)
+    with pytest.raises(RunFailed, match="3 workers in a row died while starting: .*made_up"):
+        ray_runner.run(search, training, RunFolder(tmp_path))
+    assert not search.run.trials, "no trial was blamed for it"
 
 
 @pytest.mark.ray
