@@ -125,8 +125,7 @@ class Asha:
 
 
 def _percentile(ascending: list[float], share: float) -> float | None:
-    """The value below which ``share`` of the values lie, interpolated linearly between neighbours; None of
-    none."""
+    """The value below which ``share`` of the values lie, linear between neighbours; None of none."""
     if not ascending:
         return None
     position = share * (len(ascending) - 1)

@@ -1,8 +1,7 @@
 """The command ``rungwise``: run, resume, status, best, check, dashboard.
 
-Exit codes: 0 done, 1 the run failed, 2 bad input, 130 and 143 interrupted by SIGINT and SIGTERM with
-everything
-durable.
+Exit codes: 0 done, 1 the run failed, 2 bad input, 130 and 143 interrupted by SIGINT and SIGTERM, with
+everything durable.
 """
 
 import argparse
@@ -14,8 +13,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from search.driver import Interrupted, load_checked_sweep, load_rows, resume_run, run_sweep
 from search.events import RunError, RunFailed
-from search.folder import RunFolder, default_runs
+from search.folder import RunFolder, default_runs, find_run
+from search.plan import dry_draws
+from search.progress import console, leaderboard, short, watched
+from search.results import Results, load_run
 from spaces.params import Fault, SpaceError
 from spaces.sweep import Sweep
 from trainers.contract import DataError
@@ -26,10 +29,7 @@ CHECKED_DRAWS = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; bad input and failed runs become one clear line per fault on stderr and an exit
-    code."""
-    from search.driver import Interrupted
-
+    """Run one command; bad input and failed runs become clear lines on stderr and an exit code."""
     options = _parser().parse_args(arguments)
     sys.path.insert(0, os.getcwd())  # trainers of the user's own are found where they work, as with python -m
     try:
@@ -136,9 +136,6 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from search.driver import load_checked_sweep, run_sweep
-    from search.progress import watched
-
     overrides = _overrides(options)
     sweep = load_checked_sweep(options.sweep, overrides)
     options.run = _checked_name(_default_name(sweep) if options.name is None else options.name)
@@ -165,10 +162,6 @@ def _checked_name(name: str) -> str:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from search.driver import resume_run
-    from search.folder import find_run
-    from search.progress import watched
-
     folder = find_run(options.run, options.runs)
     resume_run(folder.path, _overrides(options), options.runner, as_started=options.as_started, watch=watched)
     return _conclude(folder.path)
@@ -176,18 +169,12 @@ def _resume(options: argparse.Namespace) -> int:
 
 def _conclude(path: Path) -> int:
     """Print what came out; a run without a single result has failed."""
-    from search.progress import console, leaderboard
-    from search.results import load_run
-
     results = load_run(path)
     print()
     console().print(leaderboard(results, top=5))
     next_commands = [
         (f"rungwise best {path} --top 20", "the best configurations"),
-        (
-            f"rungwise resume {path} --trials {2 * results.run.sweep['search']['trials']}",
-            "more trials, or the rest after a stop",
-        ),
+        (f"rungwise resume {path}{_more_trials(results)}", "more trials, or the rest after a stop"),
         (f"rungwise dashboard --runs {path.parent}", "curves and classes in a browser"),
     ]
     width = max(len(command) for command, _ in next_commands)
@@ -197,10 +184,13 @@ def _conclude(path: Path) -> int:
     return DONE if results.run.best else FAILED
 
 
-def _status(options: argparse.Namespace) -> int:
-    from search.progress import short
-    from search.results import load_run
+def _more_trials(results: Results) -> str:
+    """Twice as many, unless they are all there are."""
+    search = results.run.sweep["search"]
+    return "" if search["suggester"] == "grid" else f" --trials {2 * search['trials']}"
 
+
+def _status(options: argparse.Namespace) -> int:
     results = load_run(options.run, options.runs)
     status = results.status()
     if options.json:
@@ -219,9 +209,6 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _best(options: argparse.Namespace) -> int:
-    from search.progress import console, leaderboard
-    from search.results import load_run
-
     results = load_run(options.run, options.runs)
     if options.json:
         print(json.dumps([results.summary(trial) for trial in results.best(options.top)]))
@@ -234,9 +221,6 @@ def _best(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from search.driver import load_checked_sweep, load_rows
-    from search.plan import dry_draws
-
     sweep = load_checked_sweep(options.sweep, _overrides(options))
     dataset, splits = load_rows(sweep)
     print(f"data: {dataset.source}")

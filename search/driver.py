@@ -7,7 +7,7 @@ import platform
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -97,8 +97,7 @@ def resume_run(
     as_started: bool = False,
     watch: Watch = unwatched,
 ) -> Run:
-    """Go on with a run where its log ends; ``overrides`` may give it more trials, another budget or
-    resources.
+    """Go on with a run where its log ends; ``overrides`` may change its trials, budget or resources.
 
     Raises RunError when there is no such run, another driver holds it, its file, its source (unless
     ``as_started``) or an override asks for another search than the one that was started, or its data changed.
@@ -134,16 +133,17 @@ def _drive(
 ) -> Run:
     run: Runner = importlib.import_module(RUNNERS[runner]).run
     end = partial(_append_end, search, log)
-    try:
-        with _signals_raise(), watch(search):
-            run(search, training, folder)
-    except Interrupted as interrupted:
-        end("interrupted", signal.Signals(interrupted.signum).name)
-        raise
-    except RunFailed as error:
-        end("failed", str(error))
-        raise
-    end("complete", search.over() or "all trials are done")
+    with ExitStack() as afterwards:
+        try:
+            with _signals_raise(), watch(search):
+                run(search, training, folder, afterwards)
+        except Interrupted as interrupted:
+            end("interrupted", signal.Signals(interrupted.signum).name)
+            raise
+        except RunFailed as error:
+            end("failed", str(error))
+            raise
+        end("complete", search.over() or "all trials are done")
     return search.run
 
 

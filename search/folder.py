@@ -155,8 +155,7 @@ def default_runs() -> Path:
 
 
 def find_run(run: str | Path, runs: Path | None = None) -> RunFolder:
-    """The folder of a run, by its name under the runs folder or by its path. Raises RunError if there is
-    none."""
+    """The folder of a run, by name under the runs folder or by path. Raises RunError if there is none."""
     runs = runs or default_runs()
     for path in (runs / run, Path(run)):
         if (path / "events.jsonl").is_file():

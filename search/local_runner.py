@@ -1,6 +1,6 @@
 """Trials one after another in this process: the shortest way to a result, and the one to debug in."""
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 from search.folder import RunFolder
 from search.runner import accept
@@ -8,7 +8,7 @@ from search.search import Search
 from search.trial_loop import Training, Worker
 
 
-def run(search: Search, training: Training, folder: RunFolder) -> None:
+def run(search: Search, training: Training, folder: RunFolder, afterwards: ExitStack) -> None:
     """See ``runner.Runner``. Raises RunError when the log cannot be written or the search is hopeless."""
     worker = Worker(training)
     while stretch := search.next_trial():

@@ -115,8 +115,7 @@ def console() -> Console:
 
 
 def leaderboard(results: Results, top: int) -> Table:
-    """The best trials as a table: the objective first, then what accuracy hides, then the params that
-    vary."""
+    """The best trials as a table: the objective, what accuracy hides, the params that vary."""
     trials = results.best(top)
     metrics = metrics_shown(results.objective)
     differing = varying(trials)

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +50,16 @@ IDLE_LIMIT_S = 30.0
 """After this long without work a worker gives its place back, as long as another idle one stays."""
 
 
-def run(search: Search, training: Training, folder: RunFolder) -> None:
-    """See ``runner.Runner``. Uses the cluster at RAY_ADDRESS if that is set, else one of its own on this
-    machine.
+def run(search: Search, training: Training, folder: RunFolder, afterwards: ExitStack) -> None:
+    """See ``runner.Runner``. Uses the cluster at RAY_ADDRESS if that is set, else one of its own.
 
-    Raises RunFailed when this machine has no room for a trial, the log cannot be written, or the search is
-    hopeless.
+    Raises RunFailed when this machine has no room for a trial, workers cannot start, the log cannot be
+    written, or the search is hopeless.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what went wrong is in the log
     resources = search.sweep.resources
+    _connect(resources, afterwards)
     with (
-        _cluster(resources),
         _environment(TUNE_SETTINGS),
         tempfile.TemporaryDirectory(prefix="rungwise-tune-") as storage,
     ):
@@ -84,23 +83,18 @@ def run(search: Search, training: Training, folder: RunFolder) -> None:
             raise escape.__cause__ from None
 
 
-@contextmanager
-def _cluster(resources: Resources) -> Iterator[None]:
+def _connect(resources: Resources, afterwards: ExitStack) -> None:
     if ray.is_initialized():
-        yield
         return
+    afterwards.callback(ray.shutdown)  # takes a second or more
     address = os.environ.get("RAY_ADDRESS")
     with _handlers_kept():
         if address:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        if not address:  # a cluster elsewhere may grow; this machine does not
-            _check_room(resources)
-        yield
-    finally:
-        ray.shutdown()
+    if not address:  # a cluster elsewhere may grow; this machine does not
+        _check_room(resources)
 
 
 @contextmanager
@@ -137,8 +131,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 class _Messages(tuple[Report | Ended, ...]):
-    """What a worker says. Tune prints each result into a debug line that nobody reads, checkpoints and
-    all."""
+    """What a worker says. Tune formats each result for a debug line, checkpoints and all, read or not."""
 
     def __repr__(self) -> str:
         return f"{len(self)} messages"

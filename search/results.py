@@ -43,8 +43,7 @@ class Results:
         return {status: counts[status] for status in STATUSES}
 
     def best(self, top: int = 10) -> list[Trial]:
-        """The trials with the best objective at their best epoch, the best first, the earlier one of
-        equals."""
+        """The trials with the best objective at their best epoch: best first, the earlier of equals."""
         sign = -1 if self.run.direction == "max" else 1
         ranked = [trial for trial in self.run.trials.values() if trial.best_epoch]
         return sorted(ranked, key=lambda trial: (sign * trial.best_value, trial.number))[:top]
@@ -69,8 +68,7 @@ class Results:
         return pandas.DataFrame(rows).set_index("trial") if rows else pandas.DataFrame()
 
     def curves(self, trials: int | Sequence[int]) -> "pandas.DataFrame":
-        """One row an epoch of one trial or of several: trial, epoch, every metric, every curve of its
-        trainer.
+        """One row an epoch of one trial or several: trial, epoch, every metric, every curve.
 
         Raises KeyError for a trial that the run has not.
         """

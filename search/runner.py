@@ -1,15 +1,16 @@
 """What runners share: how one is called, and how a report becomes durable and gets its decision."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from search.events import Decision
 from search.folder import RunFolder
 from search.search import Ended, Report, Search
 from search.trial_loop import Training
 
-Runner = Callable[[Search, Training, RunFolder], None]
-"""Trains what ``search`` hands out until it hands out nothing more; whatever matters is in the log by
-then."""
+Runner = Callable[[Search, Training, RunFolder, ExitStack], None]
+"""Trains what ``search`` hands out until it hands out nothing more; whatever matters is in the log by then.
+What takes time to take down goes on the stack, which is closed once the log knows how the run ended."""
 
 
 def accept(search: Search, folder: RunFolder, *messages: Report | Ended) -> Decision:

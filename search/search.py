@@ -1,8 +1,8 @@
 """The brain of a sweep: which stretch of which trial comes next, and what becomes of each report.
 
 One object, three bodies: the local runner, the Ray runner and simulations drive it through ``next_trial``,
-``report``, ``finish`` and ``lose``. All its state follows from its events, so ``replay`` rebuilds it from a
-log.
+``report``, ``finish`` and ``lose``. All its state follows from its events, so ``replay``
+rebuilds it from a log.
 """
 
 import math
@@ -83,8 +83,7 @@ class Ended:
 
 
 class Search:
-    """Decides; knows neither Ray nor files. ``append`` makes events durable before anything follows from
-    them."""
+    """Decides; knows neither Ray nor files. ``append`` makes events durable before they take effect."""
 
     def __init__(
         self, sweep: Sweep, run: Run, append: Callable[..., None], clock: Callable[[], float] = time.time
@@ -130,8 +129,7 @@ class Search:
     def next_trial(self) -> Stretch | None:
         """The next piece of work for a free worker.
 
-        None means that there is none now; if no stretch is being trained at that moment either, the search
-        is over.
+        None means that there is none now; if none is being trained at that moment either, the search is over.
         """
         if self.over():
             return None
@@ -184,8 +182,7 @@ class Search:
             )
 
     def over(self) -> str | None:
-        """Why nothing more is to be trained, whatever could be: the target is reached or the budget used
-        up."""
+        """Why nothing more is to be trained: the target is reached or the budget used up."""
         budget, best = self.sweep.budget, self.run.best
         if budget.target is not None and best and not self.run.is_better(budget.target, best.best_value):
             return f"trial {best.number} reached the target of {budget.target:g}"

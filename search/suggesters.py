@@ -17,8 +17,7 @@ class Suggester(Protocol):
     """Asked for params, told what became of them. Values are told so that larger is better."""
 
     def suggest(self, number: int) -> dict[str, Value] | None:
-        """The params of trial ``number`` (1, 2, ...; each asked for once, in this order); None when there
-        are no more."""
+        """The params of trial ``number`` (1, 2, ..., each asked for once, in order); None after the last."""
         ...
 
     def restore(self, number: int, params: dict[str, Value]) -> None:

@@ -1,5 +1,6 @@
 """YAML files laid over one another (a sweep, those it extends, overrides), each piece knowing its line."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -12,6 +13,7 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.tokens import TagToken
 
 from spaces.params import Fault, SpaceError, shown
@@ -65,9 +67,22 @@ def read_layers(path: Path, overrides: Sequence[str]) -> tuple[Branch, list[Faul
     return root, faults
 
 
+class _Representer(RoundTripRepresenter):
+    """Quotes any text that is not plainly a word: ruamel.yaml takes `?a` and `:0` for safe, and reads them
+    back as something else."""
+
+    def represent_text(self, text: str) -> Any:
+        is_word = re.fullmatch(r"[A-Za-z_][\w./+-]*", text, re.ASCII)
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_word else '"')
+
+
+_Representer.add_representer(str, _Representer.represent_text)
+
+
 def dump_yaml(tree: dict[str, Any]) -> str:
     """``tree`` as YAML 1.2, its keys in their order."""
     yaml = YAML()
+    yaml.Representer = _Representer
     yaml.default_flow_style = None  # innermost lists and mappings on one line
     yaml.width = 10_000  # never fold a line
     text = StringIO()

@@ -70,8 +70,7 @@ def value_of(params: dict[str, Any], epoch: int) -> float:
 
 
 def drive(search: Search, workers: int = 3, steps: int | None = None, seed: int = 0) -> None:
-    """Train what ``search`` hands out on simulated workers that report in random order, at most ``steps``
-    reports."""
+    """Train what ``search`` hands out on simulated workers in random order, up to ``steps`` reports."""
     chance = random.Random(seed)
     at_work: dict[int, tuple[dict[str, Any], int]] = {}
     while steps is None or steps > 0:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,11 @@ def test_workers_that_cannot_start_fail_the_run_instead_of_being_started_for_eve
     rows = np.zeros((6, 2), np.float32)
     fold = Fold(rows, np.arange(6) % 3, rows, ("a", "b", "c"), 1.0, 9, seed=0)
     training = Unreadable("tests.tiny:Softmax", "macro_f1", {}, threads=1, fold=fold, y_valid=fold.y_train)
-    with pytest.raises(RunFailed, match="3 workers in a row died while starting: .*made_up"):
-        ray_runner.run(search, training, RunFolder(tmp_path))
+    with (
+        ExitStack() as afterwards,
+        pytest.raises(RunFailed, match="3 workers in a row died while starting: .*made_up"),
+    ):
+        ray_runner.run(search, training, RunFolder(tmp_path), afterwards)
     assert not search.run.trials, "no trial was blamed for it"
 
 

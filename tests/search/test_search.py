@@ -184,8 +184,7 @@ def test_same_seed_same_trials_other_seed_other_trials() -> None:
 
 
 def test_tpe_learns_from_paused_trials() -> None:
-    """All of 40 trials but a few pause at a rung; later ones must draw nearer to the optimum than chance
-    does."""
+    """Most of 40 trials pause at a rung; later ones must draw nearer to the optimum than chance does."""
 
     def late(suggester: str) -> float:
         sweep = make_sweep(search={"suggester": suggester, "trials": 40, "seed": 0})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -276,6 +276,7 @@ def test_small_floats_stay_floats_in_yaml(write: Write) -> None:
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=12)
 
 
+@example(fixed={"?;": False, "?0": ":0", "a": "?b"}, params={":0": Choice(("- a", "#b", "", " c"))})
 @given(
     fixed=st.dictionaries(names, values.filter(lambda value: not isinstance(value, str)) | names, max_size=4),
     params=st.dictionaries(names, floats() | ints() | choices, max_size=4),
