@@ -10,6 +10,7 @@ runs/digits/
 
 import difflib
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -133,7 +134,9 @@ class RunFolder:
         unfinished = final.with_name(".predictions.npz")
         with _told_plainly(final):
             final.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(unfinished, epoch=np.int64(epoch), probabilities=probabilities)
+            file = io.BytesIO()  # an archive written straight to a file is many small writes
+            np.savez(file, epoch=np.int64(epoch), probabilities=probabilities)
+            unfinished.write_bytes(file.getvalue())
             unfinished.replace(final)
 
 
