@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Self
 
 import numpy as np
@@ -203,11 +204,11 @@ class Search:
         counted = len(trials) - self.run.num_infeasible  # these cost no budget
         if self._exhausted or counted >= self.sweep.search.trials:
             return None
-        params = self._suggester.suggest(len(trials) + 1)
+        number = len(trials) + 1
+        params = self._suggester.suggest(number)
         if params is None:
             self._exhausted = True
             return None
-        number = len(trials) + 1
         self._record(TrialStarted(time=self._clock(), trial=number, params=params))
         return self._hand_out(number)
 
@@ -298,8 +299,8 @@ class Search:
         return self._sign * float(metrics[self.sweep.objective])
 
     def _give_up_if_hopeless(self, ended: Ended) -> None:
-        endings = [t.status for t in reversed(self.run.trials.values()) if t.is_finished]
-        same = next((n for n, status in enumerate(endings) if status != ended.ending), len(endings))
+        endings = (t.status for t in reversed(self.run.trials.values()) if t.is_finished)
+        same = sum(1 for _ in takewhile(lambda status: status == ended.ending, endings))
         if ended.ending == "failed" and same >= HOPELESS_FAILURES and not self.run.epochs:
             raise RunFailed(f"the first {same} trials all failed; the last one: {ended.reason}")
         if (
