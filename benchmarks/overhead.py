@@ -53,7 +53,8 @@ class Trivial:
 
     Settings = Settings
 
-    def check(self, settings: Settings, fold: Any) -> None: ...
+    def check(self, settings: Settings, fold: Any) -> int:
+        return 0
 
     def train(self, settings: Settings, fold: Any, start: Path | None) -> Generator[Any, float, None]:
         from trainers.contract import Epoch
@@ -62,7 +63,7 @@ class Trivial:
         probabilities = np.full((len(fold.x_valid), len(fold.classes)), 1 / len(fold.classes), np.float32)
         for number in range(int((start / "epoch").read_text()) + 1 if start else 1, fold.epochs + 1):
 
-            def save(folder: Path, number: int = number) -> None:
+            def save(folder: Path, score: float, number: int = number) -> None:
                 (folder / "epoch").write_text(str(number))
 
             yield Epoch(number, probabilities, {"train_loss": 1.0}, save)
@@ -374,7 +375,7 @@ def measure_driver(trials: int, reports: int, suggester: str, folder: Path) -> R
     from search.search import Report, Search
 
     sweep = _sweep(trials, reports, search={"suggester": suggester, "trials": trials, "seed": 0})
-    load_rows(sweep)
+    load_rows(sweep, Path())
     baseline = _peak_mb()
     rng = np.random.default_rng(0)
     ask_s: list[float] = []

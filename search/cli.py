@@ -1,4 +1,4 @@
-"""The command ``rungwise``: run, resume, status, best, check, dashboard.
+"""The command ``rungwise``: check, plan, run, resume, status, best, dashboard, export, predict, space.
 
 Exit codes: 0 done, 1 the run failed, 2 bad input, 130 and 143 interrupted by SIGINT and SIGTERM, with
 everything durable.
@@ -15,14 +15,20 @@ from pathlib import Path
 
 from search.driver import Interrupted, load_checked_sweep, load_rows, resume_run, run_sweep
 from search.events import RunError, RunFailed
+from search.export import FORMATS, export_trial
 from search.folder import RunFolder, default_runs, find_run
-from search.plan import dry_draws
+from search.picture_grid import picture_grid
+from search.plan import dry_draws, make_plan
+from search.plan_page import plan_page
+from search.predict import predict
 from search.progress import console, leaderboard, short, watched
 from search.results import Results, load_run
 from spaces.params import Fault, SpaceError
 from spaces.sweep import Sweep
-from trainers.contract import DataError
-from trainers.folds import make_fold
+from trainers.catalog import trainer_name
+from trainers.contract import DataError, Fold
+from trainers.folds import make_folds
+from trainers.hypermodel_space import space_yaml
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 CHECKED_DRAWS = 20
@@ -90,7 +96,46 @@ def _parser() -> argparse.ArgumentParser:
         "check", _check, "validate a sweep without training: its file, its data, draws of its space"
     )
     check.add_argument("sweep", metavar="SWEEP.yaml", type=Path)
+    _add_runs(check)
     _add_sweep_options(check)
+
+    plan = command("plan", _plan, "what a sweep will cost and whether its data can tell trials apart")
+    plan.add_argument("sweep", metavar="SWEEP.yaml", type=Path)
+    plan.add_argument("--no-measure", dest="measure", action="store_false", help="train and time nothing")
+    plan.add_argument("--json", action="store_true", help="for programs")
+    _add_runs(plan)
+    _add_sweep_options(plan)
+
+    export = command("export", _export, "write a trial's model into a folder of its own, with a model card")
+    export.add_argument("run", metavar="RUN", help="a name under the runs folder, or a path")
+    export.add_argument("trial", metavar="TRIAL", type=_count, nargs="?", help="default: the best one")
+    export.add_argument(
+        "--to", metavar="DIR", type=Path, required=True, help="a folder that is not there yet"
+    )
+    export.add_argument(
+        "--format",
+        action="append",
+        choices=FORMATS,
+        help="besides what `rungwise predict` reads; more than once for several (default for Keras: keras)",
+    )
+    export.add_argument(
+        "--refit", action="store_true", help="train once more on training and validation rows together"
+    )
+    _add_runs(export)
+
+    predict = command("predict", _predict, "ask an exported model about images, .npy or .csv files")
+    predict.add_argument("model", metavar="DIR", type=Path, help="what `rungwise export` wrote")
+    predict.add_argument("paths", metavar="PATH", type=Path, nargs="+", help="files, or folders of images")
+    predict.add_argument(
+        "--output", choices=("table", "csv", "json"), default="table", help="how to print (default: table)"
+    )
+    predict.add_argument("--grid", metavar="OUT.png", type=Path, help="also draw them; wrong ones red")
+    predict.add_argument(
+        "--trust", action="store_true", help="let a model of a trainer of your own run that trainer's code"
+    )
+
+    space = command("space", _space, "print the space of a KerasTuner hypermodel as YAML for a sweep")
+    space.add_argument("hypermodel", metavar="MODULE:NAME", help="a HyperModel, or a function build(hp)")
 
     dashboard = command("dashboard", _dashboard, "look at runs in a browser; listens on 127.0.0.1 only")
     dashboard.add_argument("--port", type=_count, default=8501)
@@ -140,7 +185,8 @@ def _run(options: argparse.Namespace) -> int:
     sweep = load_checked_sweep(options.sweep, overrides)
     options.run = _checked_name(_default_name(sweep) if options.name is None else options.name)
     folder = RunFolder((options.runs or default_runs()) / options.run)
-    print(f"run {options.run}: up to {sweep.search.trials} trials of {sweep.trainer}, see {folder.path}")
+    trainer = trainer_name(sweep.trainer)
+    print(f"run {options.run}: up to {sweep.search.trials} trials of {trainer}, see {folder.path}")
     run_sweep(sweep, folder, options.runner, options.sweep.absolute(), overrides, watched)
     return _conclude(folder.path)
 
@@ -149,7 +195,7 @@ def _default_name(sweep: Sweep) -> str:
     """Data set and architecture, such as digits-cnn."""
     dataset = sweep.dataset
     named = dataset if isinstance(dataset, str) else Path(str(dataset.get("path", dataset["kind"]))).stem
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{named}-{re.split('[/:.]', sweep.trainer)[-1]}")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{named}-{re.split('[/:.]', trainer_name(sweep.trainer))[-1]}")
 
 
 def _checked_name(name: str) -> str:
@@ -222,12 +268,15 @@ def _best(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     sweep = load_checked_sweep(options.sweep, _overrides(options))
-    dataset, splits = load_rows(sweep)
+    dataset, splits = load_rows(sweep, options.runs or default_runs())
+    folds = make_folds(dataset, splits, sweep.epochs)
     print(f"data: {dataset.source}")
-    print(f"rows: {len(splits.train)} to train, {len(splits.valid)} to validate, {len(splits.test)} to test")
+    for note in dataset.notes:
+        print(f"      {note}")
+    print(_rows_line(folds, len(splits.test)))
     size = sweep.space.size
     print(f"space: {len(sweep.space.params)} params, {f'{size} configurations' if size else 'continuous'}")
-    reasons = Counter(dry_draws(sweep, make_fold(dataset, splits, sweep.epochs, 0), CHECKED_DRAWS))
+    reasons = Counter(dry_draws(sweep, folds[0], CHECKED_DRAWS))
     feasible = reasons.pop("", 0)
     print(f"draws: {feasible} of {CHECKED_DRAWS} are feasible")
     for reason, count in reasons.most_common():
@@ -235,6 +284,50 @@ def _check(options: argparse.Namespace) -> int:
     if not feasible:
         raise SpaceError(Fault(("space",), f"none of {CHECKED_DRAWS} draws has a model; narrow it"))
     return DONE
+
+
+def _plan(options: argparse.Namespace) -> int:
+    sweep = load_checked_sweep(options.sweep, _overrides(options))
+    plan = make_plan(sweep, options.runs or default_runs(), options.measure)
+    if options.json:
+        print(json.dumps(plan.to_dict()))
+    else:
+        console().print(plan_page(plan))
+    return DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    results = load_run(options.run, options.runs)
+    folder = export_trial(results, options.trial, options.to, options.format, options.refit)
+    print(f"exported to {folder}; what it is and how good: {folder / 'README.md'}")
+    print(f"\nNext:\n  rungwise predict {folder} PATH...  # ask it about files")
+    return DONE
+
+
+def _predict(options: argparse.Namespace) -> int:
+    predictions = predict(options.model, options.paths, options.trust)
+    match options.output:
+        case "csv":
+            print(predictions.csv(), end="")
+        case "json":
+            print(predictions.json())
+        case _:
+            console().print(predictions.table())
+    if options.grid:
+        picture_grid(predictions, options.grid)
+        print(f"drew {options.grid}", file=sys.stderr)
+    return DONE
+
+
+def _space(options: argparse.Namespace) -> int:
+    print(space_yaml(options.hypermodel), end="")
+    return DONE
+
+
+def _rows_line(folds: Sequence[Fold], num_test: int) -> str:
+    first = folds[0]
+    times = f", {len(folds)} times" if len(folds) > 1 else ""
+    return f"rows: {len(first.train)} to train, {len(first.valid)} to validate{times}, {num_test} to test"
 
 
 def _dashboard(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from search.events import EventLog, Resumed, Run, RunError, RunFailed, SweepEnded, SweepStarted, read_events
-from search.folder import RunFolder, find_run, write_text
+from search.folder import RunFolder, cache_of, find_run, write_text
 from search.runner import Runner
 from search.search import Search
 from search.trial_loop import Training
@@ -22,14 +22,14 @@ from spaces.params import SpaceError
 from spaces.sweep import Sweep, load_sweep
 from trainers.catalog import trainer_faults
 from trainers.datasets import Dataset, load_dataset
-from trainers.folds import Splits, fingerprint, make_fold, split_rows, y_valid
+from trainers.folds import Splits, fingerprint, make_folds, split_rows, y_valid
 from trainers.metrics import METRICS
 
 RunnerName = Literal["ray", "local"]
 RUNNERS: dict[str, str] = {"ray": "search.ray_runner", "local": "search.local_runner"}
 CHANGEABLE = {"search.trials", "budget", "resources"}
 """What a resumed run may do differently: how far to go and on what, never what its numbers mean."""
-LIBRARIES = ("rungwise", "numpy", "scikit-learn", "keras", "tensorflow", "optuna", "ray")
+LIBRARIES = ("rungwise", "numpy", "scikit-learn", "keras", "tensorflow", "pyspark", "optuna", "ray")
 
 Watch = Callable[[Search], Any]
 """Given the search before it starts; returns a context manager that is held while it runs."""
@@ -70,7 +70,8 @@ def run_sweep(
     Interrupted on SIGINT or SIGTERM.
     """
     folder = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
-    dataset, splits = load_rows(sweep)
+    runs = folder.path.parent
+    dataset, splits = load_rows(sweep, runs)
     folder.create()
     with folder.lock():
         write_text(folder.sweep, sweep.to_yaml())
@@ -81,12 +82,12 @@ def run_sweep(
             direction=METRICS[sweep.objective],
             classes=dataset.classes,
             data=fingerprint(dataset, splits),
-            versions=_versions(),
+            versions=versions_of(LIBRARIES),
         )
         with EventLog(folder.events) as log:
             log.append(started)
             search = Search.replay(sweep, [started], log.append)
-            return _drive(search, log, folder, _training(sweep, dataset, splits), runner, watch)
+            return _drive(search, log, folder, training_of(sweep, dataset, splits, runs), runner, watch)
 
 
 def resume_run(
@@ -112,7 +113,7 @@ def resume_run(
         _refuse_other_search(as_logged, sweep, folder.sweep)
         if not as_started:
             _refuse_changed_source(before.started)
-        dataset, splits = load_rows(sweep)
+        dataset, splits = load_rows(sweep, folder.path.parent)
         if fingerprint(dataset, splits) != before.started.data:
             raise RunError(
                 f"the data of run {folder.name!r} changed since it was started ({dataset.source}): its "
@@ -125,7 +126,8 @@ def resume_run(
         log.append(resumed)
         search.run.apply(resumed)
         write_text(folder.sweep, sweep.to_yaml())
-        return _drive(search, log, folder, _training(sweep, dataset, splits), runner, watch)
+        training = training_of(sweep, dataset, splits, folder.path.parent)
+        return _drive(search, log, folder, training, runner, watch)
 
 
 def _drive(
@@ -184,26 +186,28 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(name, handler)
 
 
-def load_rows(sweep: Sweep) -> tuple[Dataset, Splits]:
-    dataset = load_dataset(sweep.dataset)
-    validation = sweep.validation
-    return dataset, split_rows(dataset, validation.holdout, validation.test, sweep.search.seed)
+def load_rows(sweep: Sweep, runs: Path) -> tuple[Dataset, Splits]:
+    """The rows and how they are divided. What took long to read is kept in a cache beside the runs."""
+    dataset = load_dataset(sweep.dataset, cache=cache_of(runs))
+    return dataset, split_rows(dataset, sweep.validation, sweep.search.seed)
 
 
-def _training(sweep: Sweep, dataset: Dataset, splits: Splits) -> Training:
+def training_of(sweep: Sweep, dataset: Dataset, splits: Splits, runs: Path) -> Training:
+    """What every worker of a run is given."""
     return Training(
         trainer=sweep.trainer,
         objective=sweep.objective,
         fixed=dict(sweep.fixed),
-        threads=max(1, int(sweep.resources.cpu)),
-        fold=make_fold(dataset, splits, sweep.epochs, sweep.search.seed),
+        threads=sweep.resources.threads,
+        folds=make_folds(dataset, splits, sweep.epochs, cache=cache_of(runs)),
         y_valid=y_valid(dataset, splits),
     )
 
 
-def _versions() -> dict[str, str]:
+def versions_of(libraries: Iterable[str]) -> dict[str, str]:
+    """The versions that are installed now."""
     versions = {"python": platform.python_version()}
-    for library in LIBRARIES:
+    for library in libraries:
         try:
             versions[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:

@@ -74,6 +74,9 @@ class Reported(_Event):
     trial: int
     epoch: int
     metrics: dict[str, float]
+    folds: tuple[float, ...] = ()
+    """The objective of each fold by itself; ``metrics`` are of all folds' predictions as one set. Empty for a
+    hold-out."""
     confusion: tuple[tuple[int, ...], ...]
     """(n_classes, n_classes) counts, rows true; per-class metrics are derived from it."""
     curves: dict[str, float] = {}
@@ -259,6 +262,8 @@ class Trial:
     best_value: float = math.nan
     metrics: Mapping[str, float] = field(default_factory=dict)
     """At the best epoch; where none was better than NaN, at the last one."""
+    folds: tuple[float, ...] = ()
+    """The objective of each fold at that epoch; empty for a hold-out."""
     confusion: tuple[tuple[int, ...], ...] = ()
     seconds: float = 0.0
     """Training time of all reported epochs."""
@@ -367,6 +372,6 @@ class Run:
             trial.best_epoch, trial.best_value = trial.epoch, trial.value
             trial.best_checkpoint = trial.last_checkpoint
         if trial.best_epoch in (0, trial.epoch):
-            trial.metrics, trial.confusion = report.metrics, report.confusion
+            trial.metrics, trial.folds, trial.confusion = report.metrics, report.folds, report.confusion
         if trial.best_epoch and (self.best is None or self.is_better(trial.best_value, self.best.best_value)):
             self.best = trial

@@ -4,7 +4,7 @@ runs/digits/
   sweep.yaml                      the sweep, as resolved
   events.jsonl                    what happened, see events.py
   lock                            held by the driver at work; says who that is
-  trials/0007/epoch-0009/         a checkpoint: all that training needs to go on after epoch 9
+  trials/0007/epoch-0009/fold-1/  a checkpoint: all that training needs to go on after epoch 9, fold by fold
   trials/0007/predictions.npz     validation probabilities of the best epoch
 """
 
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from search.events import RunError, RunFailed
 
 Files = Mapping[str, bytes]
-"""The files of a checkpoint folder, by name."""
+"""The files of a checkpoint folder, by their path in it, such as fold-1/about.json."""
 
 
 class RunFolder:
@@ -112,14 +112,15 @@ class RunFolder:
         with _told_plainly(final):
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            for name, content in files.items():
-                _write_durably(unfinished / name, content)
+            write_files(unfinished, files)
+            for written in {unfinished, *((unfinished / name).parent for name in files)}:
+                _sync_folder(written)
             shutil.rmtree(final, ignore_errors=True)
             unfinished.rename(final)
             _sync_folder(final.parent)
 
     def read_checkpoint(self, trial: int, epoch: int) -> dict[str, bytes]:
-        return {file.name: file.read_bytes() for file in self.checkpoint(trial, epoch).iterdir()}
+        return read_files(self.checkpoint(trial, epoch))
 
     def drop_checkpoints(self, trial: int, keep: set[int]) -> None:
         """Delete the checkpoints of a trial but those of the epochs in ``keep``."""
@@ -140,6 +141,20 @@ class RunFolder:
             unfinished.replace(final)
 
 
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Every file below ``folder``, by its path there."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()
+    }
+
+
+def write_files(folder: Path, files: Files) -> None:
+    """Put back what ``read_files`` read, each file durably."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _write_durably(folder / name, content)
+
+
 def _try_lock(file: int, mode: int) -> bool:
     try:
         fcntl.flock(file, mode | fcntl.LOCK_NB)
@@ -155,6 +170,11 @@ def default_runs() -> Path:
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # Ray throws a submitted job's working directory away
         return Path.home() / "runs"
     return Path("runs")
+
+
+def cache_of(runs: Path) -> Path:
+    """Where what is computed once for several runs lies: decoded images, features of frozen layers."""
+    return runs.absolute() / ".cache"
 
 
 def find_run(run: str | Path, runs: Path | None = None) -> RunFolder:

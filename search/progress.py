@@ -3,9 +3,10 @@
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -122,6 +123,8 @@ def leaderboard(results: Results, top: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("trial", *metrics, "epoch"):
         table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+    if has_folds := any(trial.folds for trial in trials):
+        table.add_column(f"{results.objective.replace('_', ' ')}\nby fold", justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("params that vary" if len(trials) > 1 else "params", style="dim")
     for trial in trials:
@@ -129,10 +132,16 @@ def leaderboard(results: Results, top: int) -> Table:
             str(trial.number),
             *(f"{trial.metrics[name]:.4f}" for name in metrics),
             f"{trial.best_epoch}/{trial.epoch}",
+            *([_spread(trial.folds)] if has_folds else []),
             results.status_of(trial),
             " ".join(f"{name}={short(trial.params[name])}" for name in differing if name in trial.params),
         )
     return table
+
+
+def _spread(folds: Sequence[float]) -> str:
+    """The worst and the best fold; NaN where one of them diverged."""
+    return f"{np.min(folds):.3f}..{np.max(folds):.3f}" if folds else ""
 
 
 def short(value: object) -> str:

@@ -30,7 +30,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from search.events import RunFailed
-from search.folder import RunFolder
+from search.folder import RunFolder, write_files
 from search.runner import accept
 from search.search import LOST_WORKERS, Ended, Report, Search, Stretch
 from search.trial_loop import Training, Worker
@@ -322,8 +322,7 @@ class _TuneWorker(tune.Trainable):
     def _unpack(self, files: Mapping[str, bytes]) -> Path:
         self._checkpoint = tempfile.TemporaryDirectory(prefix="rungwise-")
         folder = Path(self._checkpoint.name)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
+        write_files(folder, files)
         return folder
 
 

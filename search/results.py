@@ -102,6 +102,7 @@ class Results:
             "params": trial.params,
             "objective": {"name": self.objective, "value": trial.best_value},
             "metrics": dict(trial.metrics),
+            **({"folds": list(trial.folds)} if trial.folds else {}),
         }
 
 

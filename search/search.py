@@ -65,6 +65,8 @@ class Report:
     trial: int
     epoch: int
     metrics: Mapping[str, float]
+    folds: tuple[float, ...] = ()
+    """The objective of each fold by itself; empty for a hold-out."""
     confusion: tuple[tuple[int, ...], ...] = ()
     curves: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -240,6 +242,7 @@ class Search:
             trial=report.trial,
             epoch=report.epoch,
             metrics=dict(report.metrics),
+            folds=report.folds,
             confusion=report.confusion,
             curves=dict(report.curves),
             seconds=report.seconds,

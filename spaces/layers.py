@@ -253,7 +253,9 @@ class _Reader:
         children: dict[str, Branch] = {}
         for key_node, value_node in node.value:
             key, line = key_node.value, key_node.start_mark.line
-            if key_node.tag != "tag:yaml.org,2002:str":
+            # Classes are often called 0, 1, 2; the options that name them take what is written as a text.
+            is_class = len(where) > 1 and where[0] == "dataset" and key_node.tag == "tag:yaml.org,2002:int"
+            if key_node.tag != "tag:yaml.org,2002:str" and not is_class:
                 got = key if isinstance(key, str) else "a collection"
                 self._faults.append(self._fault(where, f"a key must be text, got {got}", line))
                 continue

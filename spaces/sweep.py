@@ -50,10 +50,20 @@ class _Section(BaseModel):
 
 
 class Validation(_Section):
-    """Which share of the rows ranks the trials, and which is set apart before that."""
+    """Which rows rank the trials, by hold-out or by folds, and which share is set apart before that."""
 
-    holdout: float = Field(0.2, gt=0, lt=1, description="a share above 0 and below 1")
+    holdout: float | None = Field(None, gt=0, lt=1, description="a share above 0 and below 1")
+    """0.2 if neither this nor ``kfold`` is given."""
+    kfold: int | None = Field(None, ge=2, description="a whole number of folds from 2 up")
+    repeat: int = Field(1, ge=1, description="a whole number from 1 up")
+    """How often the rows are divided anew; a trial then trains that many times as many folds."""
     test: float = Field(0.2, ge=0, lt=1, description="a share from 0 up to below 1")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.holdout is None and self.kfold is None:
+            object.__setattr__(self, "holdout", 0.2)
+        return self
 
 
 class Suggest(_Section):
@@ -90,6 +100,11 @@ class Resources(_Section):
     gpu: Annotated[float, AfterValidator(_shareable)] = Field(
         0, ge=0, description="0, a share of one, or a whole number"
     )
+
+    @property
+    def threads(self) -> int:
+        """How many threads one trial may use."""
+        return max(1, int(self.cpu))
 
 
 class Budget(_Section):
@@ -128,9 +143,14 @@ class Sweep(_Section):
     dataset: str | dict[str, JsonValue] = Field(
         description="a name such as digits, or a mapping such as {kind: folder, path: images}"
     )
-    trainer: str = Field(description="the name of a trainer, such as keras/cnn")
+    trainer: str | dict[str, JsonValue] = Field(
+        description="the name of a trainer, such as keras/cnn, "
+        "or a mapping such as {hypermodel: my_models:Net}"
+    )
     objective: str = Field(description="the metric to rank by, such as macro_f1")
-    validation: Validation = Field(Validation(), description="a mapping such as {holdout: 0.2, test: 0.2}")
+    validation: Validation = Field(
+        Validation(), description="a mapping such as {holdout: 0.2, test: 0.2} or {kfold: 5}"
+    )
     epochs: int = Field(ge=1, description="a whole number from 1 up")
     search: Suggest = Field(Suggest(), description="a mapping such as {suggester: tpe, trials: 40, seed: 0}")
     asha: Annotated[Asha | None, BeforeValidator(_read_asha), PlainSerializer(_asha_tree)] = Field(
@@ -254,6 +274,10 @@ def _conflicts(sections: Mapping[str, Any]) -> Iterator[Fault]:
     search, asha, epochs = (sections.get(name) for name in ("search", "asha", "epochs"))
     fixed = sections.get("fixed", {})
     space = _settled(sections.get("space", {}), fixed)
+    validation = sections.get("validation")
+    if validation and validation.holdout and validation.kfold:
+        message = "is given beside holdout; keep one of the two, or set holdout: null"
+        yield Fault(("validation", "kfold"), message)
     for name in fixed:
         if name in space:
             yield Fault(("fixed", name), "is also in space; keep one of the two")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("spaces", "trainers", "search", "dashboard")
 HEAVY = {
     *("ray", "tensorflow", "keras", "keras_tuner", "jax", "torch", "optuna", "sklearn", "scipy"),
-    *("pandas", "pyarrow", "pyspark", "streamlit", "plotly"),
+    *("pandas", "pyarrow", "pyspark", "streamlit", "plotly", "PIL"),
 }
 NO_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "base.py", "core.py", "common.py", "misc.py"}
 # Spelt in two halves, or this file would name them too.

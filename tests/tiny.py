@@ -4,7 +4,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainers.contract import Epoch, Fold, Infeasible
+from trainers.contract import Epoch, Fold, Infeasible, TrainError
 
 
 class TinySettings(BaseModel):
@@ -31,9 +32,10 @@ class Softmax:
 
     Settings = TinySettings
 
-    def check(self, settings: TinySettings, fold: Fold) -> None:
+    def check(self, settings: TinySettings, fold: Fold) -> int:
         if settings.mishap == "infeasible":
             raise Infeasible("mishap: this configuration has no model")
+        return (math.prod(fold.x.shape[1:]) + 1) * len(fold.classes)
 
     def train(self, settings: TinySettings, fold: Fold, start: Path | None) -> Generator[Epoch, float, None]:
         self.check(settings, fold)
@@ -54,14 +56,40 @@ class Softmax:
                 weights = weights - settings.learning_rate / len(rows) * x[rows].T @ error
             loss = float(-np.log(np.maximum(_softmax(x @ weights)[targets > 0], 1e-30)).mean())
 
-            def save(folder: Path, weights: NDArray[Any] = weights, number: int = number) -> None:
-                np.savez(folder / "weights.npz", weights=weights, epoch=number)
+            def save(
+                folder: Path, score: float, weights: NDArray[Any] = weights, number: int = number
+            ) -> None:
+                np.savez(
+                    folder / "weights.npz",
+                    weights=weights,
+                    epoch=number,
+                    classes=fold.classes,
+                    scale=fold.scale,
+                )
 
             yield Epoch(number, _softmax(x_valid @ weights).astype(np.float32), {"train_loss": loss}, save)
             _note(f"acknowledged {fold.seed} {number} {os.getpid()}")
 
-    def load(self, folder: Path) -> Any:
-        raise NotImplementedError
+    def load(self, folder: Path) -> "SoftmaxPredictor":
+        with np.load(folder / "weights.npz", allow_pickle=False) as saved:
+            classes = tuple(map(str, saved["classes"]))
+            return SoftmaxPredictor(classes, saved["weights"], float(saved["scale"]))
+
+
+@dataclass
+class SoftmaxPredictor:
+    """A trained one."""
+
+    classes: tuple[str, ...]
+    weights: NDArray[Any]
+    scale: float
+
+    def predict(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        return _softmax(_flat(x, self.scale) @ self.weights).astype(np.float32)
+
+    def export(self, folder: Path, formats: Sequence[str]) -> None:
+        if formats:
+            raise TrainError(f"cannot export as {', '.join(formats)}: this trainer knows no other formats")
 
 
 def _note(line: str) -> None:

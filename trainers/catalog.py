@@ -1,6 +1,8 @@
 """Trainers by name, and what is wrong with a sweep that only its trainer, data set and metrics can tell."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any, cast
@@ -10,21 +12,74 @@ from pydantic import BaseModel, ValidationError
 from spaces.params import Choice, Fault, Param, SpaceError, Value, did_you_mean, shown
 from trainers.contract import Trainer
 from trainers.datasets import dataset_faults
+from trainers.hypermodel import HyperModelTrainer
 from trainers.keras_trainer import KerasTrainer
 from trainers.metrics import METRICS
-from trainers.sklearn_trainer import KNNTrainer
+from trainers.sklearn_trainer import ESTIMATORS, EstimatorTrainer
+from trainers.spark_trainer import SparkMLPTrainer
 
-TRAINERS: dict[str, Callable[[], Trainer]] = {
-    "keras/cnn": partial(KerasTrainer, "cnn"),
-    "sklearn/knn": KNNTrainer,
+ARCHITECTURES = ("cnn", "glassmodel", "alexnet", "lenet5", "lung_cnn", "resnet50")
+TRAINERS: dict[str, Callable[..., Trainer]] = {
+    **{f"keras/{name}": partial(KerasTrainer, name) for name in ARCHITECTURES},
+    **{f"sklearn/{name}": make for name, make in ESTIMATORS.items()},
+    "spark/mlp": SparkMLPTrainer,
 }
 """What a sweep may name as its trainer; "module:Class" names any other importable one."""
 
+MADE_FROM: dict[str, Callable[..., Trainer]] = {
+    "hypermodel": HyperModelTrainer,
+    "estimator": EstimatorTrainer,
+}
+"""Trainers made around what a mapping names by this key, such as ``{hypermodel: "my_models:Net"}``."""
 
-def load_trainer(name: str) -> Trainer:
-    """The trainer called ``name``, or made by the class that "module:Class" names."""
+
+def load_trainer(spec: str | Mapping[str, Any]) -> Trainer:
+    """The trainer that a sweep asks for: a name, or a mapping of a name and the trainer's own options.
+
+    Raises SpaceError with all that is wrong with ``spec``.
+    """
+    make, options = _maker(spec)
+    known = [
+        name for name, param in inspect.signature(make).parameters.items() if param.kind != param.VAR_KEYWORD
+    ]
+    faults = [
+        Fault(("trainer", name), _unknown_option(trainer_name(spec), name, known))
+        for name in options
+        if name not in known
+    ]
+    if faults:
+        raise SpaceError(*faults)
+    try:
+        return make(**options)
+    except SpaceError as error:
+        raise SpaceError(
+            *(replace(fault, where=("trainer", *fault.where)) for fault in error.faults)
+        ) from error
+
+
+def trainer_name(spec: str | Mapping[str, Any]) -> str:
+    """What to call the trainer in a sentence: keras/cnn, or my_models:Net."""
+    if isinstance(spec, str):
+        return spec
+    return str(next((spec[key] for key in ("name", *MADE_FROM) if key in spec), "no trainer"))
+
+
+def _maker(spec: str | Mapping[str, Any]) -> tuple[Callable[..., Trainer], dict[str, Any]]:
+    if isinstance(spec, str):
+        return _named(spec), {}
+    keys = [key for key in ("name", *MADE_FROM) if key in spec]
+    if len(keys) != 1 or not isinstance(spec[keys[0]], str):
+        raise _fault(
+            f"must be a name, or a mapping with one of name, {', '.join(MADE_FROM)}; got {shown(dict(spec))}"
+        )
+    if keys == ["name"]:
+        return _named(spec["name"]), {key: value for key, value in spec.items() if key != "name"}
+    return MADE_FROM[keys[0]], dict(spec)
+
+
+def _named(name: str) -> Callable[..., Trainer]:
     if name in TRAINERS:
-        return TRAINERS[name]()
+        return TRAINERS[name]
     module, colon, attribute = name.partition(":")
     if not colon:
         known = f"{', '.join(TRAINERS)}, or module:Class"
@@ -37,7 +92,12 @@ def load_trainer(name: str) -> Trainer:
         raise _fault(f"module {module} has no {attribute!r}; a trainer is named module:Class") from error
     if not hasattr(made_by, "train"):
         raise _fault(f"{name!r} is no trainer: it has no method train; see trainers/contract.py")
-    return cast(Trainer, made_by())
+    return cast(Callable[..., Trainer], made_by)
+
+
+def _unknown_option(trainer: str, name: str, known: list[str]) -> str:
+    options = f"it has {', '.join(known)}{did_you_mean(name, known)}" if known else "it has none"
+    return f"trainer {trainer} has no such option; {options}"
 
 
 def _fault(message: str) -> SpaceError:
@@ -70,7 +130,10 @@ def _param_faults(settings: type[BaseModel], sections: Mapping[str, Any]) -> Ite
         if name not in settings.model_fields:
             known = ", ".join(settings.model_fields)
             hint = did_you_mean(name, settings.model_fields)
-            yield Fault(where, f"trainer {sections['trainer']} has no such setting; it has {known}{hint}")
+            yield Fault(
+                where,
+                f"trainer {trainer_name(sections['trainer'])} has no such setting; it has {known}{hint}",
+            )
             continue
         for value in values:
             if message := _value_fault(settings, name, value):

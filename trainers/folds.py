@@ -4,106 +4,141 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.contract import DataError, Fold
+from spaces.sweep import Validation
+from trainers.contract import DataError, Fold, take
 from trainers.datasets import Dataset
+
+Rows = NDArray[np.int64]
+"""Row numbers of a data set, in rising order: trainers shuffle for themselves, and rows that lie together
+can stay where they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One way to divide the rows that are not test rows."""
+
+    train: Rows
+    valid: Rows
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Row numbers of a data set, each row in exactly one of the three, in rising order.
+    """Every way in which a sweep divides its rows: ``repeat`` times one for a hold-out, else ``kfold``."""
 
-    Trainers shuffle for themselves, so the order is free to be the one that leaves rows that lie together
-    where they are.
-    """
-
-    train: NDArray[np.int64]
-    valid: NDArray[np.int64]
-    test: NDArray[np.int64]
+    folds: tuple[Split, ...]
+    test: Rows
     """Empty where no test set was asked for and none came with the data."""
 
 
-def split_rows(dataset: Dataset, holdout: float, test: float, seed: int) -> Splits:
-    """Sets the test rows apart, then the validation rows from the rest, each class in its share.
+def split_rows(dataset: Dataset, validation: Validation, seed: int) -> Splits:
+    """Sets the test rows apart, then divides the rest, each class in its share.
 
-    ``test`` is a share of all rows, 0 for no test set; it goes unused where test rows came with the data.
-    ``holdout`` is a share of the rows that are not test rows. A class's rows are divided as evenly as whole
-    rows allow, with one row at least on each side. The same seed gives the same rows.
+    Where the data set has groups, no group is ever on two sides; the shares then hold as nearly as whole
+    groups allow. Without groups a class's rows are divided as evenly as whole rows allow, at least one row on
+    each side. The same seed gives the same rows. Raises DataError naming each class that cannot be divided.
     """
     rng = np.random.default_rng(seed)
-    rows = np.arange(len(dataset.y))
-    test_rows = dataset.test_rows
-    if test_rows is None:
-        sides = ("train", "validation", "test") if test else ("train", "validation")
+    rows, test = np.arange(len(dataset.y)), dataset.test_rows
+    sides = validation.kfold or 2
+    if test is not None:
+        rows = np.setdiff1d(rows, test)
+        _check_groups_apart(dataset, rows, test)
         _check_rows_per_class(dataset, rows, sides)
-        test_rows = _draw(dataset.y, rows, test, keep=2, rng=rng) if test else rows[:0]
-        rows = np.setdiff1d(rows, test_rows)
+    elif validation.test:
+        _check_rows_per_class(dataset, rows, sides + 1)
+        test = _holdout(dataset, rows, validation.test, sides, rng)
+        rows = np.setdiff1d(rows, test)
     else:
-        rows = np.setdiff1d(rows, test_rows)
-        _check_rows_per_class(dataset, rows, ("train", "validation"))
-    valid = _draw(dataset.y, rows, holdout, keep=1, rng=rng)
-    return Splits(np.setdiff1d(rows, valid), valid, np.sort(test_rows))
+        _check_rows_per_class(dataset, rows, sides)
+        test = rows[:0]
+    parts = [
+        part for _ in range(validation.repeat) for part in _validation_rows(dataset, rows, validation, rng)
+    ]
+    return Splits(tuple(Split(np.setdiff1d(rows, part), part) for part in parts), np.sort(test))
 
 
-def make_fold(dataset: Dataset, splits: Splits, epochs: int, seed: int) -> Fold:
+def make_folds(
+    dataset: Dataset, splits: Splits, epochs: int, cache: Path | None = None, seed: int = 0
+) -> tuple[Fold, ...]:
     """What a trial sees: everything but the test rows and the labels of the validation rows."""
-    return Fold(
-        x_train=_take(dataset.x, splits.train),
-        y_train=_take(dataset.y, splits.train),
-        x_valid=_take(dataset.x, splits.valid),
-        classes=dataset.classes,
-        scale=dataset.scale,
-        epochs=epochs,
-        seed=seed,
+    seen = np.setdiff1d(np.arange(len(dataset.y)), splits.test)
+    x = take(dataset.x, seen)
+    return tuple(
+        Fold(
+            x=x,
+            train=np.searchsorted(seen, split.train),
+            y_train=take(dataset.y, split.train),
+            valid=np.searchsorted(seen, split.valid),
+            classes=dataset.classes,
+            scale=dataset.scale,
+            epochs=epochs,
+            seed=seed,
+            cache=cache,
+        )
+        for split in splits.folds
     )
 
 
-def y_valid(dataset: Dataset, splits: Splits) -> NDArray[np.int64]:
-    """(n_valid,) labels in the order of ``Fold.x_valid``, for the one who scores."""
-    return _take(dataset.y, splits.valid)
+def y_valid(dataset: Dataset, splits: Splits) -> tuple[NDArray[np.int64], ...]:
+    """The labels (n_valid,) of each fold in the order of its ``Fold.valid``, for the one who scores."""
+    return tuple(take(dataset.y, split.valid) for split in splits.folds)
 
 
 def fingerprint(dataset: Dataset, splits: Splits) -> dict[str, Any]:
     """What tells this data, divided like this, from any other, in JSON's types.
 
     A run goes on only with data of the same fingerprint; ``sha256`` covers rows, labels, classes and splits.
+    ``class_counts`` are those of the first fold's training rows, of all folds' validation rows, and of the
+    test rows.
     """
     digest = hashlib.sha256(json.dumps([dataset.classes, dataset.scale]).encode())
-    parts = {"train": splits.train, "valid": splits.valid, "test": splits.test}
-    for array in (dataset.x, dataset.y, *parts.values()):
+    divided = [side for split in splits.folds for side in (split.train, split.valid)]
+    for array in (dataset.x, dataset.y, *divided, splits.test):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
+    parts = {
+        "train": splits.folds[0].train,
+        "valid": np.concatenate([split.valid for split in splits.folds]),
+        "test": splits.test,
+    }
     return {
         "rows": len(dataset.y),
         "classes": list(dataset.classes),
-        "class_counts": {name: _counts(dataset, rows).tolist() for name, rows in parts.items()},
+        "class_counts": {name: class_counts(dataset, rows).tolist() for name, rows in parts.items()},
         "sha256": digest.hexdigest(),
     }
 
 
-def _counts(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def class_counts(dataset: Dataset, rows: Rows) -> NDArray[np.int64]:
+    """(K,) how many of these rows each class has."""
     return np.bincount(dataset.y[rows], minlength=len(dataset.classes))
 
 
-def _check_rows_per_class(dataset: Dataset, rows: NDArray[np.int64], sides: Sequence[str]) -> None:
-    faults = [
-        f"data set {dataset.name}: class {name!r} has too few rows to divide: {count};"
-        f" at least {len(sides)} are needed, one each for {', '.join(sides)}"
-        for name, count in zip(dataset.classes, _counts(dataset, rows), strict=True)
-        if count < len(sides)
-    ]
-    if faults:
-        raise DataError("\n".join(faults))
+def _validation_rows(
+    dataset: Dataset, rows: Rows, validation: Validation, rng: np.random.Generator
+) -> list[Rows]:
+    if validation.kfold is None:
+        assert validation.holdout is not None
+        return [_holdout(dataset, rows, validation.holdout, 1, rng)]
+    if dataset.groups is not None:
+        return _deal_groups(dataset, rows, [1 / validation.kfold] * validation.kfold, rng)
+    return _deal_rows(dataset.y, rows, validation.kfold, rng)
 
 
-def _draw(
-    y: NDArray[np.int64], rows: NDArray[np.int64], share: float, keep: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """About ``share`` of the rows, in rising order: of each class at least 1, and all but ``keep`` at most.
+def _holdout(dataset: Dataset, rows: Rows, share: float, keep: int, rng: np.random.Generator) -> Rows:
+    if dataset.groups is not None:
+        return _deal_groups(dataset, rows, [1 - share, share], rng)[1]
+    return _draw(dataset.y, rows, share, keep, rng)
+
+
+def _draw(y: NDArray[np.int64], rows: Rows, share: float, keep: int, rng: np.random.Generator) -> Rows:
+    """About ``share`` of the rows: of each class at least 1, and all but ``keep`` at most.
 
     Largest remainder: every class gives its whole rows, and the classes that lost most by rounding down give
     one more until the total is right.
@@ -120,9 +155,67 @@ def _draw(
     return np.sort(np.concatenate(drawn))
 
 
-def _take(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
-    """Read-only; a view where the rows lie together."""
-    first, last = (rows[0], rows[-1]) if len(rows) else (0, -1)
-    taken = array[first : last + 1] if last - first + 1 == len(rows) else array[rows]
-    taken.flags.writeable = False
-    return taken
+def _deal_rows(y: NDArray[np.int64], rows: Rows, num_sides: int, rng: np.random.Generator) -> list[Rows]:
+    """Shuffle each class and deal it out like cards, going on where the class before ended."""
+    by_class = np.concatenate([rng.permutation(rows[y[rows] == k]) for k in np.unique(y[rows])])
+    return [np.sort(by_class[side::num_sides]) for side in range(num_sides)]
+
+
+def _deal_groups(
+    dataset: Dataset, rows: Rows, shares: Sequence[float], rng: np.random.Generator
+) -> list[Rows]:
+    """Deal whole groups, the largest first, each to the side that it brings nearest to its share.
+
+    Every class weighs the same whatever its size: what is compared are shares of a class, not rows.
+    """
+    assert dataset.groups is not None
+    _, group = np.unique(dataset.groups[rows], return_inverse=True)
+    counts = np.zeros((group.max() + 1, len(dataset.classes)))
+    np.add.at(counts, (group, dataset.y[rows]), 1)
+    portions = counts / np.maximum(counts.sum(axis=0), 1)
+    missing = np.repeat(np.asarray(shares)[:, None], len(dataset.classes), axis=1)
+    side_of = np.empty(len(counts), np.int64)
+    shuffled = rng.permutation(len(counts))
+    for number in shuffled[np.argsort(-counts[shuffled].sum(axis=1), kind="stable")]:
+        after = missing - portions[number]
+        side = int(np.argmin((after**2 - missing**2).sum(axis=1)))
+        missing[side], side_of[number] = after[side], side
+    sides = [rows[side_of[group] == side] for side in range(len(shares))]
+    _check_dealt(dataset, rows, sides)
+    return sides
+
+
+def _check_rows_per_class(dataset: Dataset, rows: Rows, sides: int) -> None:
+    faults = [
+        f"data set {dataset.name}: class {name!r} has too few rows to divide: {count}; {sides} are needed, "
+        "one for each side (folds, or training and validation, and the test set if one is drawn); "
+        "use fewer folds, or collect more"
+        for name, count in zip(dataset.classes, class_counts(dataset, rows), strict=True)
+        if count < sides
+    ]
+    if faults:
+        raise DataError("\n".join(faults))
+
+
+def _check_dealt(dataset: Dataset, rows: Rows, sides: Sequence[Rows]) -> None:
+    assert dataset.groups is not None
+    faults = []
+    for k, name in enumerate(dataset.classes):
+        if not all((dataset.y[side] == k).any() for side in sides):
+            num_groups = len(np.unique(dataset.groups[rows[dataset.y[rows] == k]]))
+            faults.append(
+                f"data set {dataset.name}: the rows of class {name!r} lie in {num_groups} groups, which "
+                f"cannot be dealt to {len(sides)} sides; use fewer folds, larger shares, or no 'group'"
+            )
+    if faults:
+        raise DataError("\n".join(faults))
+
+
+def _check_groups_apart(dataset: Dataset, rows: Rows, test: Rows) -> None:
+    if dataset.groups is None:
+        return
+    if both := np.intersect1d(dataset.groups[rows], dataset.groups[test]).size:
+        raise DataError(
+            f"data set {dataset.name}: {both} groups have rows among the test rows and among the others, "
+            "so the test would flatter; leave out 'test' to have one drawn by group, or leave out 'group'"
+        )

@@ -1,12 +1,7 @@
-"""The Keras training loop: any architecture of `trainers.architectures`, one epoch at a time, any backend."""
+"""The Keras training loop: any model of logits, one epoch at a time, on any backend."""
 
-import json
 import math
-import os
-import sys
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -14,32 +9,79 @@ from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from trainers.augmentation import AugmentationSettings, asked_changes, augmenter
 from trainers.contract import Epoch, Fold, TrainError
+from trainers.features import frozen_features
+from trainers.keras_models import (
+    KerasPredictor,
+    assign,
+    batches,
+    fresh_session,
+    predict_rows,
+    read_about,
+    read_arrays,
+    restore_state,
+    save_state,
+)
+from trainers.rebalance import class_weights
 
-_MOST_ROWS_AT_ONCE = 256  # when predicting, so that memory stays bounded
+_PLATEAU_MIN_DELTA = 1e-4  # as Keras's ReduceLROnPlateau has it
 
 
-class TrainingSettings(BaseModel):
+class TrainingSettings(AugmentationSettings):
     """How any Keras model is trained; an architecture's own `Settings` add its layers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     optimizer: Literal["adam", "adamw", "nadam", "rmsprop", "sgd", "adagrad", "adadelta"] = Field(
         "adam", description="update rule; adamw is adam with a weight_decay"
     )
     learning_rate: float = Field(1e-3, gt=0, le=10, description="step size of the optimizer")
-    schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="learning rate over the epochs; cosine falls to nearly 0 at the last one"
+    schedule: Literal["constant", "cosine", "plateau"] = Field(
+        "constant",
+        description="learning rate over the epochs; cosine falls to nearly 0 at the last one, plateau falls "
+        "whenever scores stand still",
+    )
+    plateau_patience: int = Field(
+        2, ge=1, le=1000, description="epochs without a better score before plateau lowers the learning rate"
+    )
+    plateau_factor: float = Field(0.1, gt=0, lt=1, description="what plateau multiplies it by")
+    patience: int = Field(
+        0, ge=0, le=1000, description="training ends after so many epochs without a better score; 0 = never"
+    )
+    epochs: int = Field(
+        10_000,
+        ge=1,
+        le=10_000,
+        description="training ends after so many, if the sweep's own end is not nearer",
     )
     momentum: float = Field(0.0, ge=0, lt=1, description="momentum of sgd and rmsprop; others have none")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay, times learning_rate")
+    weight_decay: float = Field(
+        0.0, ge=0, le=1, description="decoupled weight decay, times learning_rate; adam has none"
+    )
     batch_size: int = Field(64, ge=1, le=8192, description="rows per update; at most all rows")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of each label that is spread evenly over all classes"
+    )
+    rebalance: Literal["none", "class_weight"] = Field(
+        "none", description="class_weight: rows of rarer classes count for more"
+    )
+    strength: float = Field(
+        1.0, ge=0, le=1, description="of rebalance; 0 = rows count equally, 1 = classes count equally"
+    )
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
+        "float32", description="of the layers' arithmetic; the mixed ones only pay on a GPU"
+    )
 
 
 class Architecture(Protocol):
-    """What a module of `trainers.architectures` holds."""
+    """What a module of `trainers.architectures` holds.
+
+    One that begins with a pre-trained backbone also has ``backbone_key(settings)``, JSON that tells a
+    backbone that stays as it is from any other, None where it is trained; ``backbone(settings, shape,
+    scale)``, rows to features; and ``head(settings, feature_shape, num_classes)``, features to logits, whose
+    variables are the last of those of ``build``.
+    """
 
     Settings: type[TrainingSettings]
 
@@ -51,113 +93,98 @@ class Architecture(Protocol):
 class KerasTrainer:
     """Trains one architecture on whichever backend Keras runs on."""
 
-    def __init__(self, architecture: str) -> None:
-        self.architecture = architecture
-        module = cast(Architecture, import_module(f"trainers.architectures.{architecture}"))
-        self.Settings: type[BaseModel] = module.Settings
-        self._build = module.build
+    def __init__(self, name: str, architecture: Architecture | None = None) -> None:
+        """``architecture`` None: the module of `trainers.architectures` called ``name``."""
+        self.name = name
+        self._architecture = architecture or cast(
+            Architecture, import_module(f"trainers.architectures.{name}")
+        )
+        self.Settings: type[BaseModel] = self._architecture.Settings
 
-    def check(self, settings: TrainingSettings, fold: Fold) -> None:
-        self._new_model(self._describe(settings, fold), fold.seed)
+    def check(self, settings: TrainingSettings, fold: Fold) -> int:
+        shape = fold.x.shape[1:]
+        model = self._whole(settings, shape, len(fold.classes), fold.scale, fold.seed)
+        augmenter(settings, shape, fold.scale)  # refuses what is no image
+        return int(model.count_params())
 
     def train(
         self, settings: TrainingSettings, fold: Fold, start: Path | None
     ) -> Generator[Epoch, float, None]:
         about = self._describe(settings, fold)
-        model = self._new_model(about, fold.seed)
-        _compile(model, settings)
-        trained = _restore(model, about, start) if start else 0
-        for number in range(trained + 1, fold.epochs + 1):
-            model.optimizer.learning_rate = _learning_rate(settings, number, fold.epochs)
-            curves = _train_epoch(model, settings, fold, number)
-            probabilities = _predict(model, fold.x_valid)
-            yield Epoch(number, probabilities, curves, save=partial(_save, model, about, number))
+        model, fold = self._part_to_train(settings, fold)
+        trained = _behind(augmenter(settings, fold.x.shape[1:], fold.scale), model)
+        _compile(trained, settings, _class_weights(settings, fold))
+        scores = restore_state(model, trained, about, start) if start else []
+        last = min(settings.epochs, fold.epochs)
+        while len(scores) < last and not _is_out_of_patience(settings, scores):
+            number = len(scores) + 1
+            trained.optimizer.learning_rate = settings.learning_rate * _share_of_rate(settings, scores, last)
+            curves = _train_epoch(trained, settings, fold, number)
+            probabilities = predict_rows(trained, fold.x, fold.valid)
+            save = partial(save_state, model, trained, about, scores)
+            scores = [*scores, (yield Epoch(number, probabilities, curves, save))]
 
     def load(self, folder: Path) -> "KerasPredictor":
-        about, _ = _read_about(folder)
-        if about["architecture"] != self.architecture:
+        about, _ = read_about(folder)
+        if about["architecture"] != self.name:
             raise TrainError(
                 f"{folder} holds a model of the architecture {about['architecture']!r}, "
-                f"not {self.architecture!r}; load it with the trainer that wrote it"
+                f"not {self.name!r}; load it with the trainer that wrote it"
             )
-        model = self._new_model(about, seed=0)
-        _assign(model.variables, _read_arrays(folder)[: len(model.variables)])
+        settings = self.Settings.model_validate(about["settings"])
+        model = self._whole(settings, tuple(about["shape"]), len(about["classes"]), about["scale"], seed=0)
+        arrays = read_arrays(folder / "weights.npz")
+        assign(model.variables[-len(arrays) :], arrays)  # all, or those of the head
         return KerasPredictor(classes=tuple(about["classes"]), model=model)
 
     def _describe(self, settings: TrainingSettings, fold: Fold) -> dict[str, Any]:
         """All it takes to build the model again, as plain JSON."""
         return {
-            "architecture": self.architecture,
+            "architecture": self.name,
             "settings": settings.model_dump(),
-            "shape": list(fold.x_train.shape[1:]),
+            "shape": list(fold.x.shape[1:]),
             "classes": list(fold.classes),
             "scale": fold.scale,
         }
 
-    def _new_model(self, about: dict[str, Any], seed: int) -> Any:
-        keras = _import_keras()
-        keras.utils.clear_session()  # a warm worker trains hundreds of models
-        keras.utils.set_random_seed(seed % 2**32)  # first weights, and the state of every dropout layer
-        settings = self.Settings.model_validate(about["settings"])
-        return self._build(settings, tuple(about["shape"]), len(about["classes"]), about["scale"])
+    def _part_to_train(self, settings: Any, fold: Fold) -> tuple[Any, Fold]:
+        """The model to train and its rows: head and features where all before the head stays as it is."""
+        shape, num_classes = fold.x.shape[1:], len(fold.classes)
+        architecture: Any = self._architecture
+        key = architecture.backbone_key(settings) if hasattr(architecture, "backbone_key") else None
+        if key is None or asked_changes(settings):  # no two epochs see the same features of a changed image
+            return self._whole(settings, shape, num_classes, fold.scale, fold.seed), fold
+
+        def backbone() -> Any:
+            with fresh_session(fold.seed, settings.precision):
+                return architecture.backbone(settings, shape, fold.scale)
+
+        features = frozen_features(fold, backbone, {**key, "precision": settings.precision})
+        with fresh_session(fold.seed, settings.precision):
+            return architecture.head(settings, features.x.shape[1:], num_classes), features
+
+    def _whole(self, settings: Any, shape: tuple[int, ...], num_classes: int, scale: float, seed: int) -> Any:
+        """A new model from stored rows to logits."""
+        with fresh_session(seed, settings.precision):
+            return self._architecture.build(settings, shape, num_classes, scale)
 
 
-@dataclass
-class KerasPredictor:
-    """A trained Keras model."""
-
-    classes: tuple[str, ...]
-    model: Any
-
-    def predict(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        return _predict(self.model, x)
-
-
-def _import_keras() -> Any:
-    # Read once, when a backend is first imported. Whoever set them before wins.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # workers may share a GPU
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the same for JAX
-    with _stderr_closed():
-        import keras
-
-    if keras.config.backend() == "tensorflow":
-        import tensorflow
-
-        tensorflow.config.experimental.enable_op_determinism()  # else a GPU adds up in any order
-        tensorflow.get_logger().setLevel("ERROR")  # it warns of a new trace for every new model
-    return keras
-
-
-@contextmanager
-def _stderr_closed() -> Iterator[None]:
-    """TensorFlow's libraries greet from C++ while they load, and heed no setting about it."""
-    if "keras" in sys.modules:
-        yield
-        return
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
-
-
-def _compile(model: Any, settings: TrainingSettings) -> None:
+def _behind(augment: Any, model: Any) -> Any:
+    """The model as it is trained: what it is shown has gone through ``augment``, if there is one."""
     import keras
 
-    config = {"learning_rate": settings.learning_rate, "weight_decay": settings.weight_decay or None}
-    if settings.optimizer in ("sgd", "rmsprop"):
-        config["momentum"] = settings.momentum
-    rule = settings.optimizer.removesuffix("w")  # Keras's adamw is its adam with another default weight_decay
+    return keras.Sequential([augment, model]) if augment else model
+
+
+def _compile(model: Any, settings: TrainingSettings, weights: NDArray[np.float32]) -> None:
+    import keras
+
+    optimizer = _optimizer(settings)
+    if settings.precision == "mixed_float16":  # gradients would fall below its smallest number
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(
-        optimizer=keras.optimizers.get({"class_name": rule, "config": config}),
-        loss=keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, reduction="mean_with_sample_weight"
-        ),
+        optimizer=optimizer,
+        loss=_loss(settings.label_smoothing, weights),
         weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         # XLA costs TensorFlow more time on a CPU than it saves; other backends know best.
         jit_compile=False if keras.config.backend() == "tensorflow" else "auto",
@@ -165,22 +192,89 @@ def _compile(model: Any, settings: TrainingSettings) -> None:
     model.optimizer.build(model.trainable_variables)  # else there is no state to restore yet
     # One replica has nothing to sum, and TensorFlow's all_reduce keeps the model's graph in its registry of
     # gradients for ever (5 MB a trial). Keras has no public way around it; other backends never call it.
-    model.optimizer._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
+    rule = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    rule._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
 
 
-def _learning_rate(settings: TrainingSettings, number: int, epochs: int) -> float:
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    return settings.learning_rate * (1 + math.cos(math.pi * (number - 1) / epochs)) / 2
+def _optimizer(settings: TrainingSettings) -> Any:
+    import keras
+
+    config: dict[str, float | None] = {"learning_rate": settings.learning_rate}
+    if settings.optimizer != "adam":
+        config["weight_decay"] = settings.weight_decay or None
+    if settings.optimizer in ("sgd", "rmsprop"):
+        config["momentum"] = settings.momentum
+    rule = settings.optimizer.removesuffix("w")  # Keras's adamw is its adam with another default weight_decay
+    return keras.optimizers.get({"class_name": rule, "config": config})
+
+
+def _loss(label_smoothing: float, weights: NDArray[np.float32]) -> Callable[[Any, Any], Any]:
+    """Of each row, given labels (n,) and logits (n, classes): its cross-entropy times its class's weight.
+
+    Class weights stand here and not among the row weights, so that the accuracy counts all rows alike.
+    Keras hands both over as float32, whatever the precision of the layers.
+    """
+    from keras import losses, ops
+
+    def loss(labels: Any, logits: Any) -> Any:
+        labels = ops.cast(labels, "int32")
+        one_hot = ops.one_hot(labels, len(weights))
+        rows = losses.categorical_crossentropy(
+            one_hot, logits, from_logits=True, label_smoothing=label_smoothing
+        )
+        return rows * ops.take(ops.convert_to_tensor(weights), labels)
+
+    return loss
+
+
+def _class_weights(settings: TrainingSettings, fold: Fold) -> NDArray[np.float32]:
+    if settings.rebalance == "none":
+        return np.ones(len(fold.classes), np.float32)
+    return class_weights(fold.y_train, len(fold.classes), settings.strength)
+
+
+def _share_of_rate(settings: TrainingSettings, scores: Sequence[float], last: int) -> float:
+    """What the learning rate is multiplied by in the epoch after these scores, of ``last`` epochs in all."""
+    match settings.schedule:
+        case "constant":
+            return 1.0
+        case "cosine":
+            return (1 + math.cos(math.pi * len(scores) / last)) / 2
+        case "plateau":
+            waits = _epochs_since_best(scores, _PLATEAU_MIN_DELTA)
+            lowered = sum(wait > 0 and wait % settings.plateau_patience == 0 for wait in waits)
+            return settings.plateau_factor**lowered
+
+
+def _is_out_of_patience(settings: TrainingSettings, scores: Sequence[float]) -> bool:
+    if not settings.patience or not scores:
+        return False
+    return _epochs_since_best(scores, min_delta=0.0)[-1] >= settings.patience
+
+
+def _epochs_since_best(scores: Sequence[float], min_delta: float) -> list[int]:
+    """After each epoch, how long ago a score was last better than all before it, by more than ``min_delta``.
+
+    A score that is not a number is never better.
+    """
+    best, waits = -math.inf, [0]
+    for score in scores:
+        is_better = score - min_delta > best
+        best = score if is_better else best
+        waits.append(0 if is_better else waits[-1] + 1)
+    return waits[1:]
 
 
 def _train_epoch(model: Any, settings: TrainingSettings, fold: Fold, number: int) -> dict[str, float]:
+    """Train on every row once; returns means over the rows, each as its batch met it."""
     loss = accuracy = 0.0
-    for rows, weights in _batches(len(fold.x_train), settings.batch_size, fold.seed, number):
-        x = fold.x_train[rows].astype(np.float32)
+    for rows, counts in batches(len(fold.train), settings.batch_size, fold.seed, number):
+        x = fold.x[fold.train[rows]].astype(np.float32)
+        # Keras divides the sum by the batch's length, filled up or not.
+        weights = counts * (len(rows) / counts.sum())
         # Its metrics are those of this batch alone.
         batch = model.train_on_batch(x, fold.y_train[rows], sample_weight=weights, return_dict=True)
-        share = weights.sum() / len(fold.x_train)
+        share = counts.sum() / len(fold.train)
         loss += share * batch["loss"]
         accuracy += share * batch["accuracy"]
     return {
@@ -188,70 +282,3 @@ def _train_epoch(model: Any, settings: TrainingSettings, fold: Fold, number: int
         "train_accuracy": float(accuracy),
         "learning_rate": float(model.optimizer.learning_rate),
     }
-
-
-def _batches(
-    num_rows: int, batch_size: int, seed: int, number: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Row indices and weights of every batch of an epoch, in an order that follows from its number.
-
-    All batches are equally long, since another length is another trace (0.6 s): the last is filled up
-    with rows of weight 0, which batch normalisation sees as rows and the loss does not see at all.
-    """
-    size = min(batch_size, num_rows)
-    order = np.random.default_rng([seed, number]).permutation(num_rows)
-    filled = np.resize(order, math.ceil(num_rows / size) * size)  # begins again with the first rows
-    weights = (np.arange(len(filled)) < num_rows).astype(np.float32)
-    for first in range(0, len(filled), size):
-        yield filled[first : first + size], weights[first : first + size]
-
-
-def _predict(model: Any, x: NDArray[Any]) -> NDArray[np.float32]:
-    """Probabilities by batches whose lengths are powers of two: few lengths, so few traces."""
-    from keras import ops
-
-    size = min(_MOST_ROWS_AT_ONCE, 1 << max(len(x) - 1, 0).bit_length())
-    logits = np.empty((len(x), model.output_shape[-1]), np.float32)
-    for first in range(0, len(x), size):
-        rows = x[first : first + size].astype(np.float32)
-        filled = np.zeros((size, *x.shape[1:]), np.float32)
-        filled[: len(rows)] = rows
-        logits[first : first + size] = model.predict_on_batch(filled)[: len(rows)]
-    return np.asarray(ops.convert_to_numpy(ops.softmax(logits)))
-
-
-def _state(model: Any) -> list[Any]:
-    """Every variable that training changes: weights, moving averages, random states, the optimizer's own."""
-    return [*model.variables, *model.optimizer.variables]
-
-
-def _save(model: Any, about: dict[str, Any], number: int, folder: Path) -> None:
-    np.savez(folder / "variables.npz", *map(np.asarray, _state(model)))
-    (folder / "about.json").write_text(json.dumps({**about, "epoch": number}), encoding="utf-8")
-
-
-def _restore(model: Any, about: dict[str, Any], folder: Path) -> int:
-    """Put back all state that `_save` wrote; returns how many epochs it had been trained for."""
-    saved, trained = _read_about(folder)
-    differing = [name for name in about if saved[name] != about[name]]
-    if differing:
-        raise TrainError(
-            f"cannot go on from {folder}: it was written by a trial that differs in {', '.join(differing)}"
-        )
-    _assign(_state(model), _read_arrays(folder))
-    return trained
-
-
-def _read_about(folder: Path) -> tuple[dict[str, Any], int]:
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    return about, about.pop("epoch")
-
-
-def _read_arrays(folder: Path) -> list[NDArray[Any]]:
-    with np.load(folder / "variables.npz", allow_pickle=False) as file:
-        return [file[f"arr_{i}"] for i in range(len(file.files))]
-
-
-def _assign(variables: list[Any], arrays: list[NDArray[Any]]) -> None:
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)

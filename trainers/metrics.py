@@ -5,6 +5,7 @@ no row in the labels: they are "not estimable", so their recall is NaN and they 
 or average precisions. scikit-learn itself is not imported: it would cost every driver a second.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -152,3 +153,17 @@ def _log_loss(y_true: NDArray[Any], probabilities: NDArray[Any]) -> float:
     eps = np.finfo(probabilities.dtype).eps
     of_truth = probabilities[np.arange(len(y_true)), y_true]
     return float(-np.log(of_truth.clip(eps, 1 - eps), dtype=np.float64).mean())
+
+
+def wilson(hits: float, rows: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927), within [0, 1]; (0, 1) where there are no rows.
+
+    Unlike share +- 1.96 standard errors it does not shrink to nothing where all or none of few rows are hit.
+    """
+    if not rows:
+        return 0.0, 1.0
+    z = 1.959964  # of the normal distribution, 2.5 % lie beyond
+    share, shrink = hits / rows, 1 + z**2 / rows
+    middle = share + z**2 / (2 * rows)
+    spread = z * math.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
+    return max(0.0, (middle - spread) / shrink), min(1.0, (middle + spread) / shrink)

@@ -74,12 +74,13 @@ def test_both_runners_train_a_configuration_to_the_same_numbers(tmp_path: Path) 
 class Witness(Softmax):
     """Has no model, and says instead which process looks at which memory."""
 
-    def check(self, settings: TinySettings, fold: Fold) -> None:
-        address = fold.x_train.__array_interface__["data"][0]
+    def check(self, settings: TinySettings, fold: Fold) -> int:
+        address = fold.x.__array_interface__["data"][0]
         for line in Path("/proc/self/maps").read_text().splitlines():
             first, last = (int(end, 16) for end in line.split()[0].split("-"))
             if first <= address < last:
                 raise Infeasible(json.dumps({"pid": os.getpid(), "memory": line.split(maxsplit=5)[-1]}))
+        raise AssertionError("the rows lie nowhere in this process")
 
 
 @pytest.mark.ray
@@ -125,9 +126,9 @@ def _refuse() -> None:
 @pytest.mark.ray
 def test_workers_that_cannot_start_fail_the_run_instead_of_being_started_for_ever(tmp_path: Path) -> None:
     search, _ = start(make_sweep())
-    rows = np.zeros((6, 2), np.float32)
-    fold = Fold(rows, np.arange(6) % 3, rows, ("a", "b", "c"), 1.0, 9, seed=0)
-    training = Unreadable("tests.tiny:Softmax", "macro_f1", {}, threads=1, fold=fold, y_valid=fold.y_train)
+    x, rows, y = np.zeros((6, 2), np.float32), np.arange(6), np.arange(6) % 3
+    fold = Fold(x, rows, y, rows, ("a", "b", "c"), 1.0, 9, seed=0)
+    training = Unreadable("tests.tiny:Softmax", "macro_f1", {}, threads=1, folds=(fold,), y_valid=(y,))
     with (
         ExitStack() as afterwards,
         pytest.raises(RunFailed, match="3 workers in a row died while starting: .*made_up"),

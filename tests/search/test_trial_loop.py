@@ -8,17 +8,28 @@ from typing import Any
 import numpy as np
 import pytest
 
+from search.folder import write_files
 from search.search import Ended, Report, Stretch
 from search.trial_loop import BATCH_S, SAVING_SHARE, Saving, Training, Worker
+from tests.tiny import Softmax
 from trainers.contract import Epoch, Fold
 
 
-def worker(epochs: int = 6) -> Worker:
+def worker(epochs: int = 6, num_folds: int = 1, objective: str = "macro_f1") -> Worker:
     chance = np.random.default_rng(0)
     y = np.arange(90) % 3
     x = (chance.normal(size=(3, 4))[y] + 0.5 * chance.normal(size=(90, 4))).astype(np.float32)
-    fold = Fold(x[:60], y[:60], x[60:], ("a", "b", "c"), 1.0, epochs, seed=0)
-    return Worker(Training("tests.tiny:Softmax", "macro_f1", {}, threads=1, fold=fold, y_valid=y[60:]))
+    cuts = np.split(np.arange(90), num_folds) if num_folds > 1 else [np.arange(60, 90)]
+    folds = tuple(
+        Fold(x, train, y[train], valid, ("a", "b", "c"), 1.0, epochs, seed=0)
+        for valid in cuts
+        for train in [np.setdiff1d(np.arange(90), valid)]
+    )
+    return Worker(
+        Training(
+            "tests.tiny:Softmax", objective, {}, threads=1, folds=folds, y_valid=tuple(y[cut] for cut in cuts)
+        )
+    )
 
 
 def stretch(rungs: tuple[int, ...] = (), **more: Any) -> Stretch:
@@ -49,10 +60,39 @@ def test_predictions_come_with_each_best_epoch_only() -> None:
 def test_rung_has_a_checkpoint_and_training_goes_on_from_it_to_the_same_numbers(tmp_path: Path) -> None:
     whole = reports(worker().train(stretch(rungs=(3,)), None))
     assert whole[2].checkpoint
-    for name, content in whole[2].checkpoint.items():
-        (tmp_path / name).write_bytes(content)
+    write_files(tmp_path, whole[2].checkpoint)
     rest = reports(worker().train(stretch(rungs=(3,), start=3, reported=3), tmp_path))
     assert [(r.epoch, r.metrics) for r in rest] == [(r.epoch, r.metrics) for r in whole[3:]]
+
+
+def test_folds_are_trained_in_step_and_scored_as_one_set(tmp_path: Path) -> None:
+    three = worker(num_folds=3)
+    *whole, end = three.train(stretch(rungs=(2,)), None)
+    assert [report.epoch for report in reports(whole)] == [1, 2, 3, 4, 5, 6] and end == Ended(1, "complete")
+    for report in reports(whole):
+        assert np.sum(report.confusion) == 90 and len(report.folds) == 3
+    saved = reports(whole)[1].checkpoint
+    assert saved and {Path(name).parent.name for name in saved} == {"fold-1", "fold-2", "fold-3"}
+    write_files(tmp_path, saved)
+    rest = reports(three.train(stretch(rungs=(2,), start=2, reported=2), tmp_path))
+    assert [(r.metrics, r.folds) for r in rest] == [(r.metrics, r.folds) for r in reports(whole)[2:]]
+
+
+@pytest.mark.parametrize(("objective", "sign"), [("macro_f1", 1), ("log_loss", -1)])
+def test_trainer_is_told_the_objective_with_larger_as_better(objective: str, sign: int) -> None:
+    told: list[float] = []
+    three = worker(num_folds=3, objective=objective)
+    trainer = Softmax()
+    trainer.train = lambda *given: _listening(Softmax().train(*given), told)  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.trial_loop.load_trainer", lambda name: trainer)
+        values = [report.metrics[objective] for report in reports(three.train(stretch(), None))]
+    assert told == [sign * value for value in values[:-1] for _ in range(3)] + [sign * values[-1]]
+
+
+def _listening(epochs: Any, told: list[float]) -> Any:
+    for epoch in epochs:
+        told.append((yield epoch))
 
 
 def test_epochs_that_were_reported_before_a_crash_are_not_reported_again() -> None:
@@ -96,14 +136,15 @@ def test_long_epochs_are_reported_one_by_one() -> None:
 def test_saving_takes_no_more_than_its_share_of_the_training_time(save_s: float) -> None:
     saving, saved = Saving(), 0
 
-    def save(folder: Path) -> None:
+    def save(folder: Path, score: float) -> None:
         time.sleep(save_s)
         (folder / "weights").write_bytes(b"w")
 
     for number in range(1, 2001):
         saving.trained_s += 0.005
         if saving.is_due():
-            assert saving.save(Epoch(number, np.zeros((1, 2), np.float32), {}, save)) == {"weights": b"w"}
+            epoch = Epoch(number, np.zeros((1, 2), np.float32), {}, save)
+            assert saving.save([epoch, epoch], 0.5) == {"fold-1/weights": b"w", "fold-2/weights": b"w"}
             saved += 1
     assert saved > 5
     assert saving.spent_s <= SAVING_SHARE * saving.trained_s

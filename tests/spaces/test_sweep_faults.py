@@ -76,7 +76,8 @@ space:
 """
     shapes = "must be a list of values, or a mapping such as {int: [1, 3]} or {float: [0.1, 0.9], log: true}"
     expected = [
-        "1: trainer: is missing; it must be the name of a trainer, such as keras/cnn",
+        "1: trainer: is missing; it must be the name of a trainer, such as keras/cnn, "
+        "or a mapping such as {hypermodel: my_models:Net}",
         "2: trainr: unknown key; did you mean 'trainer'?",
         "3: objective: must be the metric to rank by, such as macro_f1, got 5",
         "4: epochs: must be a whole number from 1 up, got 'many'",

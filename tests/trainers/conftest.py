@@ -1,6 +1,6 @@
 """Small real data for the tests of trainers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,10 @@ def make_fold() -> Callable[..., Fold]:
 
     def make(**changes: Any) -> Fold:
         digits: dict[str, Any] = dict(
-            x_train=x[:100],
+            x=x,
+            train=np.arange(100),
             y_train=y[:100],
-            x_valid=x[100:],
+            valid=np.arange(100, 160),
             classes=tuple("0123456789"),
             scale=16.0,
             epochs=4,
@@ -36,3 +37,13 @@ def make_fold() -> Callable[..., Fold]:
 @pytest.fixture(scope="session")
 def fold(make_fold: Callable[..., Fold]) -> Fold:
     return make_fold()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small rows are not worth a second thread; boosting crawls where threads outnumber free cores."""
+    import sklearn.ensemble  # noqa: F401  # only what is loaded can be limited
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        yield

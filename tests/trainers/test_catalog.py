@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from spaces.params import Choice, Float, Int, Param, SpaceError
+from tests.tiny import Softmax
 from trainers.catalog import TRAINERS, load_trainer, trainer_faults
-from trainers.sklearn_trainer import KNNTrainer
 
 GOOD: dict[str, Any] = {
     "dataset": "digits",
@@ -34,7 +34,7 @@ def test_every_name_loads(name: str) -> None:
 
 
 def test_any_importable_class_is_a_trainer() -> None:
-    assert isinstance(load_trainer("trainers.sklearn_trainer:KNNTrainer"), KNNTrainer)
+    assert isinstance(load_trainer("tests.tiny:Softmax"), Softmax)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,32 @@ def test_any_importable_class_is_a_trainer() -> None:
 def test_unknown_trainer_says_what_is_known(name: str, message: str) -> None:
     with pytest.raises(SpaceError, match=message):
         load_trainer(name)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({}, "must be a name, or a mapping with one of name, hypermodel, estimator"),
+        ({"name": "keras/cnn", "estimator": "sklearn.svm.SVC"}, "with one of name, hypermodel, estimator"),
+        ({"name": 3}, "must be a name"),
+        ({"name": "keras/cn"}, "unknown trainer 'keras/cn'; .*did you mean 'keras/cnn'"),
+        ({"name": "keras/cnn", "master": "local"}, "trainer.master: .*keras/cnn has no such option"),
+        ({"name": "spark/mlp", "mastr": "local"}, "trainer.mastr: .*it has master.*did you mean 'master'"),
+        ({"estimator": "sklearn.svm.SVC", "C": 1}, "trainer.C: trainer sklearn.svm.SVC has no such option"),
+        ({"estimator": "sklearn.svm.SVCC"}, "trainer"),
+        ({"hypermodel": "no_such_module:Net"}, "trainer.*no_such_module"),
+    ],
+)
+def test_a_mapping_that_names_no_trainer_says_why(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        load_trainer(spec)
+
+
+def test_a_mapping_may_name_a_trainer_with_its_options() -> None:
+    assert load_trainer({"name": "keras/cnn"}).Settings()
+    assert load_trainer({"name": "spark/mlp", "master": "local[2]"}).Settings()
+    assert "C" in load_trainer({"estimator": "sklearn.svm.SVC"}).Settings.model_fields
+    assert load_trainer({"hypermodel": "tests.hypermodels:softmax"}).Settings()
 
 
 def test_a_good_sweep_has_no_faults() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from trainers.metrics import METRICS, per_class, score
+from trainers.metrics import METRICS, per_class, score, wilson
 
 
 def draw(seed, dtype=np.float32):
@@ -140,3 +140,15 @@ def test_labels_and_probabilities_that_do_not_fit_are_refused():
         score(np.array([], np.int64), np.empty((0, 2)))
     with pytest.raises(ValueError, match="labels from 0 to 2 do not fit probabilities of 2 classes"):
         score(np.array([0, 2]), np.full((2, 2), 0.5))
+
+
+@pytest.mark.parametrize(("hits", "rows"), [(0, 5), (5, 5), (3, 7), (980, 1000)])
+def test_interval_is_that_of_scipy(hits: int, rows: int) -> None:
+    from scipy.stats import binomtest
+
+    wanted = binomtest(hits, rows).proportion_ci(method="wilson")
+    assert wilson(hits, rows) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
+
+
+def test_interval_of_no_rows_says_nothing() -> None:
+    assert wilson(0, 0) == (0, 1)

@@ -10,20 +10,45 @@ from pydantic import ValidationError
 
 from trainers.catalog import TRAINERS, load_trainer
 from trainers.contract import Epoch, Fold, Infeasible, Trainer
+from trainers.spark_trainer import java_fault
 
-# The defaults would draw no random numbers while training, and nearly all settings are feasible.
-SETTINGS: dict[str, dict[str, Any]] = {"keras/cnn": {"filters": 4, "dropout": 0.3}}
+# One architecture stands for all: they differ in what they build, which test_architectures.py looks at.
+NAMES = [name for name in TRAINERS if not name.startswith("keras/") or name == "keras/cnn"]
+# The defaults would draw no random numbers while training, be slow, or need a cluster's worth of rows.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "keras/cnn": {"filters": 4, "dropout": 0.3},
+    "sklearn/random_forest": {"iterations_per_epoch": 3},
+    "sklearn/hist_gradient_boosting": {
+        "iterations_per_epoch": 2,
+        "max_leaf_nodes": 4,
+        "learning_rate": 0.5,
+        "max_features": 0.3,
+    },
+    "sklearn/mlp": {"units": 20},
+    "spark/mlp": {"layers": "20", "iterations_per_epoch": 2},
+}
+# Sixty iterations in one piece: each piece starts Spark's solver anew, and a job of Spark's takes its time.
+LEARNING: dict[str, dict[str, Any]] = {
+    "spark/mlp": {"layers": "20", "max_iter": 60, "iterations_per_epoch": 60},
+}
 INFEASIBLE: dict[str, dict[str, Any]] = {
     "keras/cnn": {"kernel_size": 9, "padding": "valid"},
     "sklearn/knn": {"n_neighbors": 101},
+    "sklearn/logistic_regression": {"l1_ratio": 0.5},
+    "sklearn/random_forest": {"min_samples_leaf": 51},
+    "sklearn/hist_gradient_boosting": {"min_samples_leaf": 51},
 }
-RANDOM = ["keras/cnn"]
+RANDOM = ["keras/cnn", "sklearn/random_forest", "sklearn/hist_gradient_boosting", "sklearn/mlp", "spark/mlp"]
 
 MakeFold = Callable[..., Fold]
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 
-@pytest.fixture(params=TRAINERS)
+
+@pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
+    if request.param == "spark/mlp" and (fault := java_fault()):
+        pytest.skip(fault)
     return str(request.param)
 
 
@@ -59,7 +84,7 @@ def test_a_class_missing_from_training_keeps_its_column(
     trainer: Trainer, settings: Any, fold: Fold, make_fold: MakeFold
 ) -> None:
     kept = fold.y_train != 4
-    lacking = make_fold(x_train=fold.x_train[kept], y_train=fold.y_train[kept], epochs=1)
+    lacking = make_fold(train=fold.train[kept], y_train=fold.y_train[kept], epochs=1)
     assert train(trainer, settings, lacking)[-1].probabilities.shape == (60, 10)
 
 
@@ -68,8 +93,9 @@ def test_curves_are_numbers(trainer: Trainer, settings: Any, fold: Fold) -> None
         assert all(type(value) is float for value in epoch.curves.values())
 
 
-def test_it_learns_its_training_rows(trainer: Trainer, fold: Fold, make_fold: MakeFold) -> None:
-    *_, last = trainer.train(trainer.Settings(), make_fold(x_valid=fold.x_train, epochs=30), None)
+def test_it_learns_its_training_rows(name: str, trainer: Trainer, fold: Fold, make_fold: MakeFold) -> None:
+    settings = trainer.Settings(**LEARNING.get(name, {}))
+    *_, last = trainer.train(settings, make_fold(valid=fold.train, epochs=30), None)
     assert (last.probabilities.argmax(axis=1) == fold.y_train).mean() > 0.9
 
 
@@ -101,7 +127,7 @@ def test_resumed_goes_on_bit_for_bit(
     for epoch in trainer.train(settings, fold, None):
         straight.append(epoch)
         if epoch.number == 2 or not epoch.curves:
-            epoch.save(tmp_path)
+            epoch.save(tmp_path, 0.0)
     saved = min(2, len(straight))
     resumed = train(load_trainer(name), settings, fold, start=tmp_path)
     assert [epoch.number for epoch in resumed] == [epoch.number for epoch in straight[saved:]]
@@ -114,7 +140,7 @@ def test_loaded_predicts_what_the_epoch_did(
     name: str, trainer: Trainer, settings: Any, fold: Fold, tmp_path: Path
 ) -> None:
     epoch = next(trainer.train(settings, fold, None))
-    epoch.save(tmp_path)
+    epoch.save(tmp_path, 0.0)
     predictor = load_trainer(name).load(tmp_path)
     assert predictor.classes == fold.classes
     assert np.array_equal(predictor.predict(fold.x_valid), epoch.probabilities)
@@ -123,7 +149,7 @@ def test_loaded_predicts_what_the_epoch_did(
 
 
 def test_nothing_saved_needs_pickle(trainer: Trainer, settings: Any, fold: Fold, tmp_path: Path) -> None:
-    next(trainer.train(settings, fold, None)).save(tmp_path)
+    next(trainer.train(settings, fold, None)).save(tmp_path, 0.0)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".npz"}
     for path in tmp_path.glob("*.npz"):
         with np.load(path, allow_pickle=False) as arrays:
@@ -148,6 +174,7 @@ def test_settings_are_described_and_have_defaults(trainer: Trainer) -> None:
         assert field.description
 
 
+@pytest.mark.parametrize("name", INFEASIBLE)
 def test_infeasible_is_raised_before_the_first_epoch(name: str, trainer: Trainer, fold: Fold) -> None:
     settings = trainer.Settings(**INFEASIBLE[name])
     with pytest.raises(Infeasible, match=r"\w{4}"):

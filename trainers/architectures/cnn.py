@@ -1,48 +1,60 @@
-"""A plain convolutional network: equal conv layers, each with its pool, then one dense layer."""
+"""A plain convolutional network: convolutions, each with its pool, then one dense layer."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from trainers.architectures.layers import Activation, Padding, image_map
 from trainers.contract import Infeasible
 from trainers.keras_trainer import TrainingSettings
 
 if TYPE_CHECKING:
     import keras
 
+_ADVICE = "use fewer conv_layers, a smaller kernel_size or a smaller pool_size"
+_MOST_FILTERS = 4096
+
 
 class Settings(TrainingSettings):
     """The layers, by their number and size."""
 
     conv_layers: int = Field(2, ge=0, le=8, description="convolutions, each followed by its pool")
-    filters: int = Field(32, ge=1, le=1024, description="filters of every convolution")
+    filters: int = Field(32, ge=1, le=1024, description="filters of the first convolution")
+    filters_ratio: float = Field(
+        1.0, ge=0.125, le=4, description="each convolution has this times the filters of the one before"
+    )
     kernel_size: int = Field(3, ge=1, le=15, description="side of every kernel")
-    padding: Literal["same", "valid"] = Field("same", description="same: a convolution keeps its map's size")
+    padding: Padding = Field("same", description="same: a convolution keeps its map's size")
     pool_size: int = Field(2, ge=1, le=8, description="side of every max pool; 1 = no pooling")
+    conv_dropout: float = Field(0.0, ge=0, lt=1, description="share of values dropped after the first pool")
+    conv_dropout_step: float = Field(
+        0.0, ge=0, lt=1, description="added to that share after each further pool"
+    )
     dense_units: int = Field(64, ge=0, le=8192, description="units of the dense layer; 0 = no such layer")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped before the last layer")
-    # No silu: TensorFlow never lets go of the graph of a model that has it (4 MB a trial).
-    activation: Literal["relu", "elu", "gelu", "tanh", "leaky_relu", "selu"] = Field(
-        "relu", description="activation of every layer but the last"
-    )
+    activation: Activation = Field("relu", description="activation of every layer but the last")
 
 
 def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: float) -> "keras.Model":
+    """Stored rows (n, height, width, channels) to logits (n, num_classes).
+
+    Raises Infeasible where a kernel or pool does not fit its map, or filters or dropout leave their range.
+    """
+    filters, drops = _filters(settings), _drops(settings)
     _check_maps(settings, shape)
     from keras import Input, Sequential, layers
 
     model = Sequential([Input(shape), layers.Rescaling(1 / scale)])
-    for _ in range(settings.conv_layers):
+    for count, drop in zip(filters, drops, strict=True):
         model.add(
             layers.Conv2D(
-                settings.filters,
-                settings.kernel_size,
-                padding=settings.padding,
-                activation=settings.activation,
+                count, settings.kernel_size, padding=settings.padding, activation=settings.activation
             )
         )
         if settings.pool_size > 1:
             model.add(layers.MaxPooling2D(settings.pool_size))
+        if drop:
+            model.add(layers.Dropout(drop))
     model.add(layers.Flatten())
     if settings.dense_units:
         model.add(layers.Dense(settings.dense_units, activation=settings.activation))
@@ -52,26 +64,35 @@ def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: f
     return model
 
 
+def _filters(settings: Settings) -> list[int]:
+    counts = [round(settings.filters * settings.filters_ratio**i) for i in range(settings.conv_layers)]
+    for layer, count in enumerate(counts, 1):
+        if not 1 <= count <= _MOST_FILTERS:
+            raise Infeasible(
+                f"conv layer {layer}: {settings.filters} filters and filters_ratio "
+                f"{settings.filters_ratio:g} give it {count}, of 1 to {_MOST_FILTERS}; "
+                "use a filters_ratio nearer to 1 or fewer conv_layers"
+            )
+    return counts
+
+
+def _drops(settings: Settings) -> list[float]:
+    """What share is dropped after each convolution and its pool."""
+    shares = [settings.conv_dropout + i * settings.conv_dropout_step for i in range(settings.conv_layers)]
+    for layer, share in enumerate(shares, 1):
+        if share >= 1:
+            raise Infeasible(
+                f"conv layer {layer}: conv_dropout {settings.conv_dropout:g} and {layer - 1} times "
+                f"conv_dropout_step {settings.conv_dropout_step:g} drop all of it; "
+                "use a smaller conv_dropout_step or fewer conv_layers"
+            )
+    return shares
+
+
 def _check_maps(settings: Settings, shape: tuple[int, ...]) -> None:
     """Follow the map through the layers and refuse the first kernel or pool that is too large for it."""
-    if len(shape) != 3:
-        raise Infeasible(f"a cnn needs images (height, width, channels); these rows have shape {shape}")
-    height, width = shape[:2]
-    kernel, pool = settings.kernel_size, settings.pool_size
-    for layer in range(1, settings.conv_layers + 1):
-        if settings.padding == "valid":
-            _check_fit(layer, "kernel", kernel, height, width, min(height, width))
-            height, width = height - kernel + 1, width - kernel + 1
-        else:
-            # The outermost weights of a larger kernel would only ever meet the padding.
-            _check_fit(layer, "kernel", kernel, height, width, 2 * min(height, width) - 1)
-        _check_fit(layer, "pool", pool, height, width, min(height, width))
-        height, width = height // pool, width // pool
-
-
-def _check_fit(layer: int, what: str, side: int, height: int, width: int, largest: int) -> None:
-    if side > largest:
-        raise Infeasible(
-            f"conv layer {layer}: a {side}x{side} {what} does not fit its {height}x{width} map; "
-            "use fewer conv_layers, a smaller kernel_size or a smaller pool_size"
-        )
+    image = image_map(shape, "a cnn", _ADVICE)
+    for number in range(1, settings.conv_layers + 1):
+        layer = f"conv layer {number}"
+        image = image.convolved(layer, settings.kernel_size, settings.padding)
+        image = image.pooled(layer, settings.pool_size)

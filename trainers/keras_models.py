@@ -1,0 +1,215 @@
+"""What any Keras model here needs around its training: a session, batches, predictions, its state on disk."""
+
+import json
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainers.contract import TrainError
+
+_MOST_ROWS_AT_ONCE = 256  # when predicting, so that memory stays bounded
+
+
+def import_keras() -> Any:
+    """Keras, set up once for a process that trains one model after another."""
+    # Read once, when a backend is first imported. Whoever set them before wins.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # workers may share a GPU
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the same for JAX
+    with _stderr_closed():
+        import keras
+
+    if keras.config.backend() == "tensorflow":
+        import tensorflow
+
+        tensorflow.config.experimental.enable_op_determinism()  # else a GPU adds up in any order
+        tensorflow.get_logger().setLevel("ERROR")  # it warns of a new trace for every new model
+    return keras
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """TensorFlow's libraries greet from C++ while they load, and heed no setting about it."""
+    if "keras" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+@contextmanager
+def fresh_session(seed: int, precision: str) -> Iterator[None]:
+    """Nothing is left of the last model; first weights and random layers made inside follow from ``seed``.
+
+    Layers calculate in ``precision``, their weights are float32 in any case.
+    """
+    keras = import_keras()
+    keras.utils.clear_session()  # a warm worker trains hundreds of models
+    keras.utils.set_random_seed(seed % 2**32)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def batches(
+    num_rows: int, batch_size: int, seed: int, number: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Row indices and weights of every batch of an epoch, in an order that follows from its number.
+
+    All batches are equally long, since another length is another trace (0.6 s): the last is filled up
+    with rows of weight 0, which batch normalisation sees as rows and the loss does not see at all.
+    """
+    size = min(batch_size, num_rows)
+    order = np.random.default_rng([seed, number]).permutation(num_rows)
+    filled = np.resize(order, math.ceil(num_rows / size) * size)  # begins again with the first rows
+    weights = (np.arange(len(filled)) < num_rows).astype(np.float32)
+    for first in range(0, len(filled), size):
+        yield filled[first : first + size], weights[first : first + size]
+
+
+def predict_rows(model: Any, x: NDArray[Any], numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Probabilities of the rows of these numbers, by batches whose lengths are powers of two: few lengths, so
+    few traces."""
+    from keras import ops
+
+    size = min(_MOST_ROWS_AT_ONCE, 1 << max(len(numbers) - 1, 0).bit_length())
+    logits = np.empty((len(numbers), model.output_shape[-1]), np.float32)
+    for first in range(0, len(numbers), size):
+        rows = x[numbers[first : first + size]]
+        filled = np.zeros((size, *x.shape[1:]), np.float32)
+        filled[: len(rows)] = rows
+        logits[first : first + size] = model.predict_on_batch(filled)[: len(rows)]
+    return np.asarray(ops.convert_to_numpy(ops.softmax(logits)))
+
+
+def save_state(
+    model: Any, trained: Any, about: dict[str, Any], scores: list[float], folder: Path, score: float
+) -> None:
+    """``weights.npz`` holds what using the model takes, ``training.npz`` what going on takes besides."""
+    np.savez(folder / "weights.npz", *map(np.asarray, model.variables))
+    np.savez(folder / "training.npz", *map(np.asarray, _training_state(model, trained)))
+    text = json.dumps({**about, "scores": [*scores, score]})
+    (folder / "about.json").write_text(text, encoding="utf-8")
+
+
+def restore_state(model: Any, trained: Any, about: dict[str, Any], folder: Path) -> list[float]:
+    """Put back all that `save_state` wrote; returns the score of every epoch it had been trained for."""
+    saved, scores = read_about(folder)
+    differing = [name for name in about if saved[name] != about[name]]
+    if differing:
+        raise TrainError(
+            f"cannot go on from {folder}: it was written by a trial that differs in {', '.join(differing)}"
+        )
+    assign(model.variables, read_arrays(folder / "weights.npz"))
+    assign(_training_state(model, trained), read_arrays(folder / "training.npz"))
+    return scores
+
+
+def _training_state(model: Any, trained: Any) -> list[Any]:
+    """What training changes besides the model: random states of augmentation, the optimizer's variables."""
+    of_model = {id(variable) for variable in model.variables}
+    augmentation = [variable for variable in trained.variables if id(variable) not in of_model]
+    return [*augmentation, *trained.optimizer.variables]
+
+
+def read_about(folder: Path) -> tuple[dict[str, Any], list[float]]:
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    return about, about.pop("scores")
+
+
+def read_arrays(path: Path) -> list[NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as file:
+        return [file[f"arr_{i}"] for i in range(len(file.files))]
+
+
+def assign(variables: list[Any], arrays: list[NDArray[Any]]) -> None:
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+
+
+@dataclass
+class KerasPredictor:
+    """A trained Keras model."""
+
+    classes: tuple[str, ...]
+    model: Any
+
+    def predict(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        return predict_rows(self.model, x, np.arange(len(x)))
+
+    def export(self, folder: Path, formats: Sequence[str]) -> None:
+        """Write ``model.keras`` ("keras"), ``model.h5`` ("h5"), ``savedmodel/`` and ``model.onnx``.
+
+        Each maps stored rows to probabilities and needs nothing of ours to be loaded. Raises TrainError for a
+        format that is unknown or needs a package that is not there.
+        """
+        if unknown := [name for name in formats if name not in _WRITERS]:
+            raise TrainError(
+                f"a Keras model cannot be exported as {', '.join(map(repr, unknown))}; "
+                f"known: {', '.join(_WRITERS)}"
+            )
+        import keras
+
+        inputs = keras.Input(self.model.input_shape[1:])
+        outputs = keras.layers.Softmax(dtype="float32")(self.model(inputs))
+        model = keras.Model(inputs, outputs)
+        with warnings.catch_warnings():
+            # Keras hands its variables to numpy 2 the way numpy 1 had it.
+            warnings.filterwarnings("ignore", "__array__ implementation doesn't accept", DeprecationWarning)
+            for name in formats:
+                _WRITERS[name](model, folder)
+
+
+def _write_keras(model: Any, folder: Path) -> None:
+    model.save(folder / "model.keras")
+
+
+def _write_h5(model: Any, folder: Path) -> None:
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)  # Keras would rather be asked for its newer format
+    try:
+        model.save(folder / "model.h5")
+    finally:
+        log.setLevel(level)
+
+
+def _write_savedmodel(model: Any, folder: Path) -> None:
+    model.export(folder / "savedmodel", format="tf_saved_model", verbose=False)
+
+
+def _write_onnx(model: Any, folder: Path) -> None:
+    model(np.zeros((1, *model.input_shape[1:]), np.float32))  # Keras exports what was called
+    try:
+        model.export(folder / "model.onnx", format="onnx", verbose=False)
+    except ImportError as error:
+        needed = "onnx and tf2onnx (pip install onnx tf2onnx)"
+        raise TrainError(f"export as 'onnx' needs the packages {needed}: {error}") from error
+
+
+_WRITERS: dict[str, Callable[[Any, Path], None]] = {
+    "keras": _write_keras,
+    "h5": _write_h5,
+    "savedmodel": _write_savedmodel,
+    "onnx": _write_onnx,
+}
