@@ -15,6 +15,7 @@ from dashboard.tables import plain
 from search.events import RunError, Trial
 from search.folder import default_runs
 from search.results import clock, metrics_shown
+from spaces.sweep import trainer_name
 
 REFRESH_S = 3
 DEFAULT_CURVES = 5
@@ -138,7 +139,7 @@ def _show_header(results: Snapshot) -> None:
         st.title(plain(results.folder.name), anchor=False, width="content")
         st.badge(results.state, color=STATE_COLOURS[results.state])
     st.caption(
-        f"{plain(str(sweep['trainer']))} on {plain(_dataset(sweep['dataset']))} · updated "
+        f"{plain(trainer_name(sweep['trainer']))} on {plain(_dataset(sweep['dataset']))} · updated "
         f"{tables.age(now - results.updated)} · every number is on the validation rows that the search "
         "selects by, so expect a little less on new rows"
     )

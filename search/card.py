@@ -7,7 +7,7 @@ import numpy as np
 
 from search.exported import Evaluation, ExportedModel
 from search.progress import short
-from trainers.catalog import trainer_name
+from spaces.sweep import trainer_name
 from trainers.metrics import per_class, wilson
 
 FEW_ROWS = 30

@@ -24,8 +24,7 @@ from search.predict import predict
 from search.progress import console, leaderboard, short, watched
 from search.results import Results, load_run
 from spaces.params import Fault, SpaceError
-from spaces.sweep import Sweep
-from trainers.catalog import trainer_name
+from spaces.sweep import trainer_name
 from trainers.contract import DataError, Fold
 from trainers.folds import make_folds
 from trainers.hypermodel_space import space_yaml
@@ -74,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", _run, "run a sweep to its end")
     run.add_argument("sweep", metavar="SWEEP.yaml", type=Path)
-    run.add_argument("--name", help="name of the run (default: data set and architecture)")
+    run.add_argument("--name", help="name of the run (default: the file's folder and name)")
     _add_driving(run)
 
     resume = command("resume", _resume, "go on with an interrupted run, or add trials to a finished one")
@@ -183,7 +182,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 def _run(options: argparse.Namespace) -> int:
     overrides = _overrides(options)
     sweep = load_checked_sweep(options.sweep, overrides)
-    options.run = _checked_name(_default_name(sweep) if options.name is None else options.name)
+    options.run = _checked_name(_default_name(options.sweep) if options.name is None else options.name)
     folder = RunFolder((options.runs or default_runs()) / options.run)
     trainer = trainer_name(sweep.trainer)
     print(f"run {options.run}: up to {sweep.search.trials} trials of {trainer}, see {folder.path}")
@@ -191,11 +190,10 @@ def _run(options: argparse.Namespace) -> int:
     return _conclude(folder.path)
 
 
-def _default_name(sweep: Sweep) -> str:
-    """Data set and architecture, such as digits-cnn."""
-    dataset = sweep.dataset
-    named = dataset if isinstance(dataset, str) else Path(str(dataset.get("path", dataset["kind"]))).stem
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{named}-{re.split('[/:.]', trainer_name(sweep.trainer))[-1]}")
+def _default_name(sweep: Path) -> str:
+    """The sweep's file and its folder, such as digits-cnn: by these the catalog tells its sweeps apart."""
+    path = sweep.absolute()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{path.parent.name}-{path.stem}").lstrip(".-")[:64]
 
 
 def _checked_name(name: str) -> str:

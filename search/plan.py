@@ -27,8 +27,8 @@ from search.events import Reported, RunError
 from search.search import Ended, Report, Stretch, derived_seed
 from search.trial_loop import Worker, faults_of
 from spaces.params import Fault, SpaceError, Value
-from spaces.sweep import Sweep
-from trainers.catalog import load_trainer, trainer_name
+from spaces.sweep import Sweep, trainer_name
+from trainers.catalog import load_trainer
 from trainers.contract import Fold, Infeasible, Trainer, TrainError
 from trainers.datasets import Dataset
 from trainers.folds import Splits, class_counts

@@ -187,6 +187,13 @@ class Sweep(_Section):
         return dump_yaml(self.to_dict())
 
 
+def trainer_name(trainer: str | Mapping[str, Any]) -> str:
+    """What to call a sweep's trainer in a sentence: keras/cnn, or my_models:Net where a mapping names that."""
+    if isinstance(trainer, str):
+        return trainer
+    return str(trainer.get("name", next(iter(trainer.values()), "no trainer")))
+
+
 _MODELS: dict[str, type[_Section]] = {
     "validation": Validation,
     "search": Suggest,

@@ -10,6 +10,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ValidationError
 
 from spaces.params import Choice, Fault, Param, SpaceError, Value, did_you_mean, shown
+from spaces.sweep import trainer_name
 from trainers.contract import Trainer
 from trainers.datasets import dataset_faults
 from trainers.hypermodel import HyperModelTrainer
@@ -20,7 +21,7 @@ from trainers.spark_trainer import SparkMLPTrainer
 
 ARCHITECTURES = ("cnn", "glassmodel", "alexnet", "lenet5", "lung_cnn", "resnet50")
 TRAINERS: dict[str, Callable[..., Trainer]] = {
-    **{f"keras/{name}": partial(KerasTrainer, name) for name in ARCHITECTURES},
+    **{f"keras/{name}": partial(KerasTrainer, name, None) for name in ARCHITECTURES},
     **{f"sklearn/{name}": make for name, make in ESTIMATORS.items()},
     "spark/mlp": SparkMLPTrainer,
 }
@@ -55,13 +56,6 @@ def load_trainer(spec: str | Mapping[str, Any]) -> Trainer:
         raise SpaceError(
             *(replace(fault, where=("trainer", *fault.where)) for fault in error.faults)
         ) from error
-
-
-def trainer_name(spec: str | Mapping[str, Any]) -> str:
-    """What to call the trainer in a sentence: keras/cnn, or my_models:Net."""
-    if isinstance(spec, str):
-        return spec
-    return str(next((spec[key] for key in ("name", *MADE_FROM) if key in spec), "no trainer"))
 
 
 def _maker(spec: str | Mapping[str, Any]) -> tuple[Callable[..., Trainer], dict[str, Any]]:

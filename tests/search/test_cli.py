@@ -291,3 +291,47 @@ def test_run_shows_progress_its_leaderboard_and_what_to_do_next(tmp_path: Path) 
     assert f"{best.best_value:.4f}" in ended.stdout and "worst" in ended.stdout
     for command_of_the_next in ("rungwise best", "rungwise resume", "rungwise dashboard"):
         assert f"{command_of_the_next} " in ended.stdout
+
+
+def test_plan_in_words_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = Path(__file__).parents[2] / "spaces" / "catalog" / "digits" / "knn.yaml"
+    assert main(["plan", str(sweep), "--no-measure", "--runs", str(tmp_path)]) == 0
+    assert "1,150" in capsys.readouterr().out
+    assert main(["plan", str(sweep), "--no-measure", "--json", "--runs", str(tmp_path)]) == 0
+    assert sum(json.loads(capsys.readouterr().out)["data"]["counts"]["train"]) == 1150
+
+
+def test_exported_model_predicts_files(
+    runs: Path, tmp_path: Path, bad: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, rows = tmp_path / "model", tmp_path / "rows.npy"
+    assert main(["export", "tiny", "--runs", str(runs), "--to", str(model)]) == 0
+    assert f"rungwise predict {model}" in capsys.readouterr().out
+    np.save(rows, np.zeros((3, 4), np.float32))
+    (line,) = bad("predict", model, rows)
+    assert "--trust" in line, "its trainer is not one of ours"
+    assert main(["predict", str(model), str(rows), "--trust", "--output", "csv"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("name,predicted,probability,known") and len(lines) == 4
+    assert main(["predict", str(model), str(rows), "--trust", "--output", "json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3
+    (line,) = bad("export", "tiny", "--runs", runs, "--to", model)
+    assert str(model) in line, "it is taken"
+    (line,) = bad("export", "tiny", 99, "--runs", runs, "--to", tmp_path / "other")
+    assert "99" in line
+
+
+def test_space_of_a_hypermodel_that_is_not_there(bad: Callable[..., list[str]]) -> None:
+    (line,) = bad("space", "no_such_module:Net")
+    assert "no_such_module" in line
+
+
+def test_runs_are_named_for_the_sweep_file(tmp_path: Path) -> None:
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    (folder / "tiny.as reported.yaml").write_text(make_sweep(search={"trials": 1}).to_yaml())
+    assert (
+        main(["run", str(folder / "tiny.as reported.yaml"), "--runner", "local", "--runs", str(tmp_path)])
+        == 0
+    )
+    assert (tmp_path / "faces-tiny.as-reported" / "events.jsonl").is_file()
