@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=3, help="of ours, each with its own seed (default 3)")
     options = parser.parse_args()
     os.environ["RUNGWISE_DATA"] = str(options.data.absolute())
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     overrides = [*ALIKE, *(QUICK if options.quick else ())]
     seeds, searches = (1, 1) if options.quick else (options.seeds, options.searches)
 
@@ -113,7 +114,10 @@ def grid_search(overrides: list[str]) -> dict[str, Any]:
 def keras_classifier() -> type:
     """The report's net behind scikit-learn's contract, as a user of GridSearchCV writes it."""
     import keras
+    import tensorflow
     from sklearn.base import BaseEstimator, ClassifierMixin
+
+    tensorflow.get_logger().setLevel("ERROR")  # it warns of a new trace for every new model
 
     class OneConvolution(ClassifierMixin, BaseEstimator):
         def __init__(

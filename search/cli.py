@@ -303,7 +303,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    predictions = predict(options.model, options.paths, options.trust)
+    predictions = predict(options.model, options.paths, options.trust, grid=bool(options.grid))
     match options.output:
         case "csv":
             print(predictions.csv(), end="")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.predict import Predictions
+from search.predict import Predictions, check_drawable
 from trainers.contract import DataError
 
 MOST = 100
@@ -22,11 +22,7 @@ def picture_grid(predictions: Predictions, path: Path) -> None:
 
     Raises DataError for vectors, and for a path that cannot be written.
     """
-    if predictions.x.ndim != 4:
-        raise DataError(
-            f"--grid {path}: there is nothing to see: this model takes vectors of {predictions.x.shape[1]} "
-            "numbers, not images; leave --grid out"
-        )
+    check_drawable(predictions.x.shape[1:])
     try:
         _drawn(predictions).save(path, format="PNG")
     except OSError as error:

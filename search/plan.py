@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -25,14 +25,14 @@ from search.asha import Asha
 from search.driver import load_rows, training_of
 from search.events import Reported, RunError
 from search.search import Ended, Report, Stretch, derived_seed
-from search.trial_loop import Worker, faults_of
+from search.trial_loop import Training, Worker, faults_of
 from spaces.params import Fault, SpaceError, Value
 from spaces.sweep import Sweep, trainer_name
 from trainers.catalog import load_trainer
 from trainers.contract import Fold, Infeasible, Trainer, TrainError
 from trainers.datasets import Dataset
 from trainers.folds import Splits, class_counts
-from trainers.metrics import score, wilson
+from trainers.metrics import FEW_ROWS, score, wilson
 
 DRAWS = 200
 BUILDING_S = 30.0
@@ -40,7 +40,9 @@ SAMPLE_S = 60.0
 """A sample that takes longer is given up; one whose first epoch takes half of it trains no second."""
 SIMULATED_TRIALS = 20_000
 """Trials over all simulated searches: enough to see how far chance goes, done in a moment."""
-FEW_ROWS = 30
+NOTICEABLE_S = 2.0
+"""What is done once is told apart from what each stretch takes where it takes longer than this."""
+NOTICEABLE_BYTES = 1_000_000
 IMBALANCED = 4.0
 BYTES_A_WEIGHT = 16
 """The most that training holds of a float32 weight: itself, its gradient, and the two moments of Adam."""
@@ -161,6 +163,9 @@ class Sample:
     """Seconds of the second epoch, of the first where there was no second; None where training failed."""
     is_given_up: bool
     """Whether not even the first epoch ended: ``epoch_s`` is then what it took at least."""
+    once_s: float
+    """What no later trial has to do again, such as to run frozen layers over all rows, and no other figure
+    counts; 0 where that is not noticeable."""
     startup_s: float | None
     """What the first epoch took longer than the second: building, tracing, reading; None without one."""
     checkpoint_bytes: int
@@ -181,8 +186,12 @@ class Cost:
     work_s: Range
     """Seconds of all trials one after the other."""
     wall_s: Range
+    once_s: float
+    """Seconds on top of these, if what is done once is not done yet; 0 where that is not noticeable."""
     disk_bytes: Range | None
     """None where no sample got as far as a checkpoint."""
+    cache_bytes: int
+    """What lies in the cache beside the runs by now; 0 where that is not noticeable."""
     is_more: bool
     """Whether a sample was given up, so that all of this may be more."""
     gpu_hours: Range | None
@@ -319,6 +328,8 @@ def _build(trainer: Trainer, sweep: Sweep, params: dict[str, Value], fold: Fold)
         return Build(params, reason=str(error))
     except TrainError as error:  # the fault of no configuration: none could be trained
         raise RunError(f"{trainer_name(sweep.trainer)} cannot train here: {error}") from error
+    except Exception as error:  # whatever a hypermodel's author may raise: a worker would go on as well
+        return Build(params, reason=f"fails: {type(error).__name__}: {error}".splitlines()[0])
 
 
 def _draws(sweep: Sweep, builds: Sequence[Build], asked: int, seconds: float) -> Draws:
@@ -452,6 +463,7 @@ def _sample(worker: Worker, build: Build, seed: int) -> Sample:
         rungs=(1,),  # where it may pause, it must save: this is how large a checkpoint is
         may_pause=True,
     )
+    once_s = _done_once(worker.training, stretch)
     reports: list[Report] = []
     ended: Ended | None = None
     with _time_limit(SAMPLE_S), closing(worker.train(stretch, None)) as messages:
@@ -469,12 +481,39 @@ def _sample(worker: Worker, build: Build, seed: int) -> Sample:
         weights=build.weights,
         epoch_s=SAMPLE_S if is_given_up else seconds[-1] if seconds else None,
         is_given_up=is_given_up,
+        once_s=once_s,
         startup_s=max(0.0, seconds[0] - seconds[1]) if len(seconds) == 2 else None,
         checkpoint_bytes=sum(map(len, (reports[0].checkpoint or {}).values())) if reports else 0,
         line_bytes=_line_bytes(reports[0]) if reports else 0,
         ends_after_one=ended is not None and ended.ending == "complete" and len(reports) == 1,
         problem=_problem(reports, ended),
     )
+
+
+def _done_once(training: Training, stretch: Stretch) -> float:
+    """Do what is done once and then serves all trials; the seconds that it took.
+
+    An epoch on a row of each class does it, without a limit of time: given up, it would be lost and begun
+    anew by the next sample. A second such epoch has nothing of it left to do.
+    """
+    worker = Worker(_of_few_rows(training))
+    first_s = _first_epoch_s(worker, stretch)
+    return max(0.0, first_s - _first_epoch_s(worker, stretch)) if first_s > NOTICEABLE_S else 0.0
+
+
+def _of_few_rows(training: Training) -> Training:
+    """One row of each class to train on and one to predict, among all rows as they are."""
+    fold, y_valid = training.folds[0], training.y_valid[0]
+    _, few = np.unique(fold.y_train, return_index=True)
+    fold = replace(fold, train=fold.train[few], y_train=fold.y_train[few], valid=fold.valid[:1])
+    return replace(training, folds=(fold,), y_valid=(y_valid[:1],))
+
+
+def _first_epoch_s(worker: Worker, stretch: Stretch) -> float:
+    begun = time.perf_counter()
+    with closing(worker.train(stretch, None)) as messages:
+        next(messages)  # be it that these rows are too few for it
+    return time.perf_counter() - begun
 
 
 def _problem(reports: Sequence[Report], ended: Ended | None) -> str:
@@ -540,13 +579,17 @@ def _cost(sweep: Sweep, folds: Sequence[Fold], ladder: Ladder, samples: Sequence
     work_s = ladder.epochs * epoch_s + ladder.stretches * startup_s
     one_trial_s = epoch_s * max(ladder.reached) + startup_s
     wall_s = (work_s * (1 / parallel)).at_least(one_trial_s)
+    once_s = sum(sample.once_s for sample in samples)
+    cache_bytes = _bytes_in(folds[0].cache)
     budget_s = 60 * (sweep.budget.minutes or math.inf)
     return Cost(
         cpus=cpus,
         parallel=parallel,
         work_s=work_s,
         wall_s=wall_s,
+        once_s=once_s if once_s > NOTICEABLE_S else 0.0,
         disk_bytes=_disk(folds, ladder, [sample for sample in samples if sample.checkpoint_bytes]),
+        cache_bytes=cache_bytes if cache_bytes > NOTICEABLE_BYTES else 0,
         is_more=any(sample.is_given_up for sample in samples),
         gpu_hours=work_s * (sweep.resources.gpu / 3600) if sweep.resources.gpu else None,
         cut_off=budget_s / wall_s.central if budget_s < wall_s.central else None,
@@ -562,6 +605,10 @@ def _disk(folds: Sequence[Fold], ladder: Ladder, samples: Sequence[Sample]) -> R
     lines = ladder.epochs * Range.of([sample.line_bytes for sample in samples])
     trial = checkpoint + Range(predictions, predictions, predictions)
     return trial * ladder.trials + lines
+
+
+def _bytes_in(cache: Path | None) -> int:
+    return sum(file.stat().st_size for file in cache.rglob("*") if file.is_file()) if cache else 0
 
 
 def _warnings(

@@ -52,7 +52,7 @@ def _data_lines(data: Data) -> Iterator[Text | Table]:
         yield Text(note)
     yield _classes_table(data)
     guessing = ", ".join(f"{name} {value:.3f}" for name, value in data.guessing.items())
-    yield Text(f"guessing the commonest class: {guessing}", style="dim")
+    yield Text(f"answering with the classes' shares in training: {guessing}", style="dim")
 
 
 def _classes_table(data: Data) -> Table:
@@ -125,8 +125,11 @@ def _cost_lines(cost: Cost) -> Iterator[Text]:
     )
     if cost.cut_off is not None:
         yield Text(f"budget.minutes ends it after about {cost.cut_off:.0%} of that", style="yellow")
+    if cost.once_s:
+        yield Text(f"once per run up to {_seconds(cost.once_s)} more, less what the cache of all runs holds")
     if cost.disk_bytes:
-        yield Text(f"disk {_range(cost.disk_bytes, shown_bytes, cost.is_more)}")
+        cached = f", and {shown_bytes(cost.cache_bytes)} in the cache of all runs" if cost.cache_bytes else ""
+        yield Text(f"disk {_range(cost.disk_bytes, shown_bytes, cost.is_more)}{cached}")
     if cost.gpu_hours:
         hours = _range(cost.gpu_hours, lambda hours: f"{hours:.2g}", cost.is_more)
         yield Text(f"GPU-hours {hours}, if epochs take as long there")

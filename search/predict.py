@@ -18,6 +18,8 @@ from search.exported import Input, load_model
 from spaces.params import did_you_mean
 from trainers.contract import DataError
 from trainers.images import IMAGE_SUFFIXES, ImageFiles, decoded
+from trainers.sources.arrays import read_array
+from trainers.sources.image_files import files_below, is_image
 from trainers.sources.rows import as_float32, together
 from trainers.sources.tables import read_table
 
@@ -109,7 +111,7 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else value or ""
 
 
-def predict(folder: Path, paths: Sequence[Path], trust: bool = False) -> Predictions:
+def predict(folder: Path, paths: Sequence[Path], trust: bool = False, grid: bool = False) -> Predictions:
     """Ask the model that ``rungwise export`` wrote into ``folder`` about the rows in ``paths``.
 
     Image models take image files, read as in training, folders with them at any depth, and ``.npy`` files
@@ -118,10 +120,12 @@ def predict(folder: Path, paths: Sequence[Path], trust: bool = False) -> Predict
     are left out. Known labels are the name of an image's folder where that is a class, and a CSV file's
     column of labels.
 
-    Raises DataError with every file that does not fit; see ``search.exported.load_model`` for ``folder`` and
-    ``trust``.
+    Raises DataError with every file that does not fit; before any is read where a ``grid`` is to be drawn of
+    what are no images; see ``search.exported.load_model`` for ``folder`` and ``trust``.
     """
     about, predictor = load_model(folder, trust)
+    if grid:
+        check_drawable(about.input.shape)
     parts: list[_Rows] = together(*(partial(_read, about.input, about.classes, path) for path in paths))
     if not parts:
         raise DataError("no files to predict were given")
@@ -134,6 +138,15 @@ def predict(folder: Path, paths: Sequence[Path], trust: bool = False) -> Predict
         probabilities=predictor.predict(x),
         known=tuple(label for part in parts for label in part.known),
     )
+
+
+def check_drawable(shape: Sequence[int]) -> None:
+    """Raises DataError unless rows of this shape are images, of which a grid can be drawn."""
+    if len(shape) != 3:
+        raise DataError(
+            f"--grid: there is nothing to see: this model takes vectors of {shape[0]} numbers, not images;"
+            " leave --grid out"
+        )
 
 
 # ---- from files to rows ----
@@ -175,8 +188,7 @@ def _read_images(what: Input, classes: Sequence[str], path: Path) -> _Rows:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    if images := [file for file in files if not file.name.startswith(".")]:  # macOS puts such beside each
+    if images := [folder / name for name in files_below(folder) if is_image(name)]:
         return images
     raise DataError(f"{folder}: no images in this folder; read are {', '.join(IMAGE_SUFFIXES)}")
 
@@ -191,17 +203,12 @@ def _scaled(x: NDArray[Any], what: Input, white: float) -> NDArray[Any]:
 
 
 def _read_npy(what: Input, path: Path) -> _Rows:
-    try:
-        x = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as .npy: {error}") from error
-    if not isinstance(x, np.ndarray) or x.dtype.kind not in "biuf":
-        raise DataError(f"{path}: expected one array of numbers in .npy format")
+    x = read_array(path)
     if what.is_image and what.shape[-1] == 1 and x.ndim == 3:
         x = x[..., None]
-    if x.shape[1:] != what.shape or not len(x):
+    if x.shape[1:] != what.shape:
         expected = ", ".join(map(str, ("n", *what.shape)))
-        raise DataError(f"{path}: has shape {x.shape}; this model takes ({expected}), n at least 1")
+        raise DataError(f"{path}: has shape {x.shape}; this model takes ({expected})")
     if not np.isfinite(x).all():
         row = int(np.argmin(np.isfinite(x).reshape(len(x), -1).all(axis=1)))
         raise DataError(f"{path}: row {row} (counted from 0) holds NaN or infinite values; mend or remove it")

@@ -38,14 +38,19 @@ def choice_faults(what: str, value: Any, known: Iterable[str]) -> list[str]:
 
 def found(value: str | Path) -> Path | None:
     """The file or folder of that path, from the working directory or else under $RUNGWISE_DATA."""
-    path = Path(value).expanduser()
+    path = _home_expanded(value)
     own = os.environ.get("RUNGWISE_DATA")
-    places = (path, *([Path(own).expanduser() / path] if own else ()))
+    places = (path, *([_home_expanded(own) / path] if own else ()))
     return next((place for place in places if place.exists()), None)
 
 
+def _home_expanded(path: str | Path) -> Path:
+    """``~`` and ``~user`` as a folder; as they are where nobody has that name."""
+    return Path(os.path.expanduser(path))
+
+
 def _not_found(value: str | Path, what: str) -> str:
-    if Path(value).expanduser().is_absolute():
+    if _home_expanded(value).is_absolute():
         return f"{value}: not found ({what})"
     own = os.environ.get("RUNGWISE_DATA") or "not set"
     return f"{value}: not found ({what}), neither in {Path.cwd()} nor in $RUNGWISE_DATA ({own})"

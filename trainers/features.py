@@ -27,7 +27,8 @@ def frozen_features(fold: Fold, backbone: Callable[[], Any], key: Mapping[str, A
 
     ``backbone()`` makes a keras.Model from stored rows to features; it is called only where neither this
     process nor ``fold.cache`` holds them. ``key`` is JSON and names all that its output follows from besides
-    the rows and their scale: layers, weights, seed. Of several processes with one cache, one computes and the
+    the rows and their scale: layers, weights, seed, and the library that computes, since a cache outlives
+    its upgrade. Of several processes with one cache, one computes and the
     others wait for it. A cache that cannot be written, being full or read-only, is done without.
     """
     name = _name(fold, key)

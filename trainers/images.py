@@ -51,7 +51,8 @@ def decoded(
     ``size`` is (height, width). Without ``size`` or ``channels`` the images have to agree by themselves.
     Raises DataError naming images that cannot be read, or that differ.
     """
-    stamps = _stamps(files) if cache else []
+    places = [str(files.zip)] if files.zip else files.names
+    stamps = [_stamp(place) for place in places] if cache else []
     key = _digest(json.dumps([_DECODING, stamps, files.names, size, channels]).encode())
     return _kept_in(cache, key, lambda: _decode(files, size, channels))
 
@@ -212,10 +213,13 @@ def _resize_one(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 # ---- the cache ----
 
 
-def _stamps(files: ImageFiles) -> list[tuple[str, int, int]]:
+def _stamp(place: str) -> tuple[str, int, int] | None:
     """What changes when a file does: its place, size in bytes and time of change."""
-    places = [str(files.zip)] if files.zip else files.names
-    return [(os.path.abspath(place), (stat := os.stat(place)).st_size, stat.st_mtime_ns) for place in places]
+    try:
+        stat = os.stat(place)
+    except OSError:  # decoding tells which files cannot be read, all of them together
+        return None
+    return os.path.abspath(place), stat.st_size, stat.st_mtime_ns
 
 
 def _kept_in(cache: Path | None, key: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:

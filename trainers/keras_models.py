@@ -1,7 +1,6 @@
 """What any Keras model here needs around its training: a session, batches, predictions, its state on disk."""
 
 import json
-import logging
 import math
 import os
 import sys
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.contract import TrainError
+from trainers.keras_formats import FORMATS
 
 _MOST_ROWS_AT_ONCE = 256  # when predicting, so that memory stays bounded
 
@@ -106,16 +106,20 @@ def save_state(
     model: Any, trained: Any, about: dict[str, Any], scores: list[float], folder: Path, score: float
 ) -> None:
     """``weights.npz`` holds what using the model takes, ``training.npz`` what going on takes besides."""
-    np.savez(folder / "weights.npz", *map(np.asarray, model.variables))
+    save_model(model, about, [*scores, score], folder)
     np.savez(folder / "training.npz", *map(np.asarray, _training_state(model, trained)))
-    text = json.dumps({**about, "scores": [*scores, score]})
-    (folder / "about.json").write_text(text, encoding="utf-8")
+
+
+def save_model(model: Any, about: dict[str, Any], scores: list[float], folder: Path) -> None:
+    """``about`` is JSON, and all it takes to build the model again; ``scores`` has one for each epoch."""
+    np.savez(folder / "weights.npz", *map(np.asarray, model.variables))
+    (folder / "about.json").write_text(json.dumps({**about, "scores": scores}), encoding="utf-8")
 
 
 def restore_state(model: Any, trained: Any, about: dict[str, Any], folder: Path) -> list[float]:
     """Put back all that `save_state` wrote; returns the score of every epoch it had been trained for."""
     saved, scores = read_about(folder)
-    differing = [name for name in about if saved[name] != about[name]]
+    differing = [name for name in about if saved.get(name) != about[name]]
     if differing:
         raise TrainError(
             f"cannot go on from {folder}: it was written by a trial that differs in {', '.join(differing)}"
@@ -153,6 +157,8 @@ class KerasPredictor:
 
     classes: tuple[str, ...]
     model: Any
+    save_whole: Callable[[Path], None] | None = None
+    """Writes into a folder all that loading it takes; None where it was loaded from such a folder."""
 
     def predict(self, x: NDArray[Any]) -> NDArray[np.float32]:
         return predict_rows(self.model, x, np.arange(len(x)))
@@ -160,14 +166,19 @@ class KerasPredictor:
     def export(self, folder: Path, formats: Sequence[str]) -> None:
         """Write ``model.keras`` ("keras"), ``model.h5`` ("h5"), ``savedmodel/`` and ``model.onnx``.
 
-        Each maps stored rows to probabilities and needs nothing of ours to be loaded. Raises TrainError for a
-        format that is unknown or needs a package that is not there.
+        Each maps stored rows to probabilities and needs nothing of ours to be loaded. A model whose backbone
+        came from elsewhere is also written whole into ``weights/``, in place of the head that lies there.
+        Raises TrainError for a format that is unknown or needs a package that is not there.
         """
-        if unknown := [name for name in formats if name not in _WRITERS]:
+        if unknown := [name for name in formats if name not in FORMATS]:
             raise TrainError(
                 f"a Keras model cannot be exported as {', '.join(map(repr, unknown))}; "
-                f"known: {', '.join(_WRITERS)}"
+                f"known: {', '.join(FORMATS)}"
             )
+        if self.save_whole:
+            weights = folder / "weights"
+            weights.mkdir(exist_ok=True)
+            self.save_whole(weights)
         import keras
 
         inputs = keras.Input(self.model.input_shape[1:])
@@ -177,39 +188,4 @@ class KerasPredictor:
             # Keras hands its variables to numpy 2 the way numpy 1 had it.
             warnings.filterwarnings("ignore", "__array__ implementation doesn't accept", DeprecationWarning)
             for name in formats:
-                _WRITERS[name](model, folder)
-
-
-def _write_keras(model: Any, folder: Path) -> None:
-    model.save(folder / "model.keras")
-
-
-def _write_h5(model: Any, folder: Path) -> None:
-    log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.ERROR)  # Keras would rather be asked for its newer format
-    try:
-        model.save(folder / "model.h5")
-    finally:
-        log.setLevel(level)
-
-
-def _write_savedmodel(model: Any, folder: Path) -> None:
-    model.export(folder / "savedmodel", format="tf_saved_model", verbose=False)
-
-
-def _write_onnx(model: Any, folder: Path) -> None:
-    model(np.zeros((1, *model.input_shape[1:]), np.float32))  # Keras exports what was called
-    try:
-        model.export(folder / "model.onnx", format="onnx", verbose=False)
-    except ImportError as error:
-        needed = "onnx and tf2onnx (pip install onnx tf2onnx)"
-        raise TrainError(f"export as 'onnx' needs the packages {needed}: {error}") from error
-
-
-_WRITERS: dict[str, Callable[[Any, Path], None]] = {
-    "keras": _write_keras,
-    "h5": _write_h5,
-    "savedmodel": _write_savedmodel,
-    "onnx": _write_onnx,
-}
+                FORMATS[name].write(model, folder)

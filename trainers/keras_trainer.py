@@ -1,7 +1,7 @@
 """The Keras training loop: any model of logits, one epoch at a time, on any backend."""
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -19,10 +19,12 @@ from trainers.keras_models import (
     assign,
     batches,
     fresh_session,
+    import_keras,
     predict_rows,
     read_about,
     read_arrays,
     restore_state,
+    save_model,
     save_state,
 )
 from trainers.rebalance import class_weights
@@ -80,7 +82,8 @@ class Architecture(Protocol):
     One that begins with a pre-trained backbone also has ``backbone_key(settings)``, JSON that tells a
     backbone that stays as it is from any other, None where it is trained; ``backbone(settings, shape,
     scale)``, rows to features; and ``head(settings, feature_shape, num_classes)``, features to logits, whose
-    variables are the last of those of ``build``.
+    variables are the last of those of ``build``. One whose first weights come from elsewhere has
+    ``untrained(settings)``, with which ``build`` makes the same layers and needs nothing from outside.
     """
 
     Settings: type[TrainingSettings]
@@ -103,15 +106,17 @@ class KerasTrainer:
 
     def check(self, settings: TrainingSettings, fold: Fold) -> int:
         shape = fold.x.shape[1:]
-        model = self._whole(settings, shape, len(fold.classes), fold.scale, fold.seed)
+        self._backbone_key(settings)  # refuses a file of weights that is not there
+        model = self._whole(self._untrained(settings), shape, len(fold.classes), fold.scale, fold.seed)
         augmenter(settings, shape, fold.scale)  # refuses what is no image
         return int(model.count_params())
 
     def train(
         self, settings: TrainingSettings, fold: Fold, start: Path | None
     ) -> Generator[Epoch, float, None]:
-        about = self._describe(settings, fold)
-        model, fold = self._part_to_train(settings, fold)
+        key = self._backbone_key(settings)
+        about = {**self._describe(settings, fold), "backbone": key}
+        model, fold = self._part_to_train(settings, fold, key)
         trained = _behind(augmenter(settings, fold.x.shape[1:], fold.scale), model)
         _compile(trained, settings, _class_weights(settings, fold))
         scores = restore_state(model, trained, about, start) if start else []
@@ -125,17 +130,27 @@ class KerasTrainer:
             scores = [*scores, (yield Epoch(number, probabilities, curves, save))]
 
     def load(self, folder: Path) -> "KerasPredictor":
-        about, _ = read_about(folder)
+        about, scores = read_about(folder)
         if about["architecture"] != self.name:
             raise TrainError(
                 f"{folder} holds a model of the architecture {about['architecture']!r}, "
                 f"not {self.name!r}; load it with the trainer that wrote it"
             )
         settings = self.Settings.model_validate(about["settings"])
-        model = self._whole(settings, tuple(about["shape"]), len(about["classes"]), about["scale"], seed=0)
+        shape, classes, scale = tuple(about["shape"]), tuple(about["classes"]), about["scale"]
         arrays = read_arrays(folder / "weights.npz")
-        assign(model.variables[-len(arrays) :], arrays)  # all, or those of the head
-        return KerasPredictor(classes=tuple(about["classes"]), model=model)
+        if about["backbone"] is None:
+            model = self._whole(self._untrained(settings), shape, len(classes), scale, seed=0)
+            assign(model.variables, arrays)
+            return KerasPredictor(classes, model)
+        if self._backbone_key(settings) != about["backbone"]:
+            raise TrainError(
+                f"{folder} holds a head that was trained on another backbone than its settings give now: "
+                "the file of weights has changed; put it back"
+            )
+        model = self._whole(settings, shape, len(classes), scale, seed=0)
+        assign(model.variables[-len(arrays) :], arrays)
+        return KerasPredictor(classes, model, partial(save_model, model, {**about, "backbone": None}, scores))
 
     def _describe(self, settings: TrainingSettings, fold: Fold) -> dict[str, Any]:
         """All it takes to build the model again, as plain JSON."""
@@ -147,19 +162,34 @@ class KerasTrainer:
             "scale": fold.scale,
         }
 
-    def _part_to_train(self, settings: Any, fold: Fold) -> tuple[Any, Fold]:
-        """The model to train and its rows: head and features where all before the head stays as it is."""
-        shape, num_classes = fold.x.shape[1:], len(fold.classes)
+    def _backbone_key(self, settings: Any) -> dict[str, Any] | None:
+        """What tells the backbone from any other, where the head alone is trained and saved; else None."""
+        if not hasattr(self._architecture, "backbone_key"):
+            return None
+        key: dict[str, Any] | None = self._architecture.backbone_key(settings)
+        return None if asked_changes(settings) else key  # no two epochs see one feature of a changed image
+
+    def _untrained(self, settings: Any) -> Any:
+        """Settings of the same model whose first weights are soon replaced, or do not matter."""
         architecture: Any = self._architecture
-        key = architecture.backbone_key(settings) if hasattr(architecture, "backbone_key") else None
-        if key is None or asked_changes(settings):  # no two epochs see the same features of a changed image
+        return architecture.untrained(settings) if hasattr(architecture, "untrained") else settings
+
+    def _part_to_train(
+        self, settings: Any, fold: Fold, key: Mapping[str, Any] | None
+    ) -> tuple[Any, Fold]:
+        """The model to train and its rows: head and features where ``key`` tells of a frozen backbone."""
+        shape, num_classes = fold.x.shape[1:], len(fold.classes)
+        if key is None:
             return self._whole(settings, shape, num_classes, fold.scale, fold.seed), fold
+
+        keras, architecture = import_keras(), cast(Any, self._architecture)
+        made_by = {"keras": keras.__version__, "backend": keras.config.backend()}
 
         def backbone() -> Any:
             with fresh_session(fold.seed, settings.precision):
                 return architecture.backbone(settings, shape, fold.scale)
 
-        features = frozen_features(fold, backbone, {**key, "precision": settings.precision})
+        features = frozen_features(fold, backbone, {**key, **made_by, "precision": settings.precision})
         with fresh_session(fold.seed, settings.precision):
             return architecture.head(settings, features.x.shape[1:], num_classes), features
 

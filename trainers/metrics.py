@@ -155,6 +155,10 @@ def _log_loss(y_true: NDArray[Any], probabilities: NDArray[Any]) -> float:
     return float(-np.log(of_truth.clip(eps, 1 - eps), dtype=np.float64).mean())
 
 
+FEW_ROWS = 30
+"""With fewer rows of a class than this its recall's interval may be a third wide: it says next to nothing."""
+
+
 def wilson(hits: float, rows: int) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927), within [0, 1]; (0, 1) where there are no rows.
 

@@ -2,6 +2,7 @@
 
 import atexit
 import json
+import math
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -57,12 +58,22 @@ class SparkMLPSettings(BaseModel):
     solver: Literal["l-bfgs", "gd"] = Field("l-bfgs", description="quasi-Newton, or plain gradient descent")
     step_size: float = Field(0.03, gt=0, le=100, description="step of gd; l-bfgs finds its own")
     max_iter: int = Field(
-        1_000_000, ge=1, le=1_000_000, description="iterations after which training ends by itself"
+        1_000_000,
+        ge=1,
+        le=1_000_000,
+        description="iterations after which training ends by itself, those included that a converged solver"
+        " is spared",
     )
     iterations_per_epoch: int = Field(
         10, ge=1, le=1_000_000, description="iterations between two reports; see max_iter"
     )
-    tol: float = Field(1e-6, ge=0, le=1, description="training ends where an iteration gains less than this")
+    tol: float = Field(
+        1e-6,
+        ge=0,
+        le=1,
+        description="the solver has converged where an iteration gains less than this: what is left of the"
+        " epochs repeats its last state, so that folds end together",
+    )
     block_size: int = Field(128, ge=1, le=1_000_000, description="rows multiplied at once")
     standardize: bool = Field(
         True, description="shift and scale each column to mean 0 and deviation 1 over the training rows"
@@ -109,10 +120,12 @@ class SparkMLPTrainer:
         self.check(settings, fold)
         about = _describe(settings, fold)
         trained = _restore(about, start) if start else _Trained()
-        if trained.is_over or trained.epoch >= fold.epochs:
+        # Not counted by what the solver did: folds of one trial, in step, must have the same last epoch.
+        last = min(fold.epochs, math.ceil(settings.max_iter / settings.iterations_per_epoch))
+        if trained.epoch >= last:
             return
         with _training_rows(_session(self.master), settings, fold) as (rows, scaler):
-            while trained.epoch < fold.epochs and not trained.is_over:
+            while trained.epoch < last:
                 trained = _train_epoch(rows, settings, about["sizes"], fold.seed, trained)
                 predictor = _predictor(about, trained.weights, scaler)
                 yield Epoch(
@@ -145,8 +158,8 @@ class _Trained:
     epoch: int = 0
     iterations: int = 0
     loss: float = float("nan")
-    is_over: bool = False
-    """Whether the solver found no further way down, or ``max_iter`` is reached."""
+    has_converged: bool = False
+    """Whether the solver found no further way down."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +255,7 @@ def _save(about: dict[str, Any], trained: _Trained, scaler: _Scaler, folder: Pat
         "epoch": trained.epoch,
         "iterations": trained.iterations,
         "loss": trained.loss,
-        "is_over": trained.is_over,
+        "has_converged": trained.has_converged,
     }
     text = json.dumps({**about, "trained": progress})
     (folder / "about.json").write_text(text, encoding="utf-8")
@@ -269,6 +282,8 @@ def _restore(about: dict[str, Any], folder: Path) -> _Trained:
 def _train_epoch(
     rows: "DataFrame", settings: SparkMLPSettings, sizes: list[int], seed: int, before: _Trained
 ) -> _Trained:
+    if before.has_converged:
+        return replace(before, epoch=before.epoch + 1)
     from pyspark.ml.classification import MultilayerPerceptronClassifier
     from pyspark.ml.linalg import Vectors
 
@@ -286,14 +301,13 @@ def _train_epoch(
         classifier.setInitialWeights(Vectors.dense(before.weights))
     model = classifier.fit(rows)
     summary = model.summary()
-    # Spark counts a step twice when its line search failed and was tried again.
-    iterations = before.iterations + min(summary.totalIterations, wanted)
     return _Trained(
         weights=model.weights.toArray(),
         epoch=before.epoch + 1,
-        iterations=iterations,
+        # Spark counts a step twice when its line search failed and was tried again.
+        iterations=before.iterations + min(summary.totalIterations, wanted),
         loss=float(summary.objectiveHistory[-1]),
-        is_over=summary.totalIterations < wanted or iterations >= settings.max_iter,
+        has_converged=summary.totalIterations < wanted,
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import time
 from io import StringIO
 from pathlib import Path
 from statistics import mean
@@ -21,6 +22,7 @@ from search.search import Report
 from spaces.params import SpaceError
 from spaces.sweep import Sweep
 from tests.search.conftest import make_sweep, start
+from tests.tiny import Softmax
 from trainers.contract import DataError, TrainError
 from trainers.folds import make_folds
 
@@ -91,6 +93,30 @@ class Helpless(Shorter):
         raise TrainError("there is no Java")
 
 
+class Faulty(Shorter):
+    """Has a fault that only some configurations meet."""
+
+    def check(self, settings: Any, fold: Any) -> int:
+        if settings.epochs == 4:
+            raise ZeroDivisionError("units by heads\nand more")
+        return 7
+
+
+class Frozen(Softmax):
+    """First makes something of all rows that then serves all trials."""
+
+    def train(self, settings: Any, fold: Any, start: Path | None) -> Any:
+        file = fold.cache / "features.bin"
+        if not file.exists():
+            time.sleep(FROZEN_S)
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(bytes(3_000_000))
+        yield from super().train(settings, fold, start)
+
+
+FROZEN_S = 1.2
+
+
 class TestLadder:
     @pytest.mark.parametrize("rule", ["promote", "stop"])
     @pytest.mark.parametrize(("trials", "grace", "reduction"), [(40, 3, 3), (12, 1, 3), (20, 2, 4)])
@@ -141,6 +167,13 @@ class TestData:
         }
         assert data.guessing["accuracy"] == pytest.approx(2 / 3)
         assert data.guessing["macro_f1"] == pytest.approx(0.4)
+
+    def test_an_answer_without_a_look_at_the_rows_is_their_shares(self, tmp_path: Path) -> None:
+        dataset = rows_file(tmp_path, many=100, few=50)
+        plan = make_plan(make_sweep(dataset=dataset, objective="log_loss"), tmp_path, measure=False)
+        entropy = -(2 * np.log(2 / 3) + np.log(1 / 3)) / 3
+        assert plan.data.guessing["log_loss"] == pytest.approx(entropy)
+        assert "answering with the classes' shares in training: accuracy 0.667, log_loss 0.637" in page(plan)
 
     def test_class_with_few_rows_to_rank_on_comes_with_its_interval(self, tmp_path: Path) -> None:
         dataset = rows_file(tmp_path, many=300, few=56)
@@ -194,6 +227,12 @@ class TestDraws:
         assert len(reasons) == 20
         assert set(reasons) == {"", "mishap: this configuration has no model"}
 
+    def test_configuration_that_fails_is_one_without_a_model(self, tmp_path: Path) -> None:
+        sweep = make_sweep(trainer="tests.search.test_plan:Faulty", space={"epochs": [2, 4]})
+        plan = make_plan(sweep, tmp_path, measure=False)
+        assert plan.draws.infeasible == {"fails: ZeroDivisionError: units by heads": 1}
+        assert plan.draws.smallest.weights == 7
+
     def test_no_feasible_draw_is_an_error(self, tmp_path: Path) -> None:
         sweep = make_sweep(fixed={"mishap": "infeasible"})
         with pytest.raises(SpaceError, match="none of 200 configurations has a model.*200 x mishap"):
@@ -230,7 +269,7 @@ class TestSamples:
     ) -> None:
         monkeypatch.setattr("search.plan.SAMPLE_S", 0.2)
         before = signal.getsignal(signal.SIGALRM)
-        plan = make_plan(make_sweep(space={"epoch_s": [5.0, 0.01]}), tmp_path)
+        plan = make_plan(make_sweep(space={"epoch_s": [1.0, 0.01]}), tmp_path)
         assert [sample.is_given_up for sample in plan.samples].count(True) == 1
         shown = page(plan)
         assert "takes more than 0.2 s: given up" in shown and "> 0.20 s" in shown and "to more than" in shown
@@ -243,6 +282,21 @@ class TestSamples:
         (sample,) = plan.samples
         assert sample.epoch_s and sample.epoch_s >= 0.6
         assert sample.startup_s is None and "start-up is part of it" in sample.problem
+
+    def test_what_is_done_once_is_part_of_no_sample(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("search.plan.SAMPLE_S", FROZEN_S / 2)
+        monkeypatch.setattr("search.plan.NOTICEABLE_S", FROZEN_S / 2)
+        plan = make_plan(make_sweep(trainer="tests.search.test_plan:Frozen"), tmp_path)
+        assert not any(sample.problem for sample in plan.samples)
+        assert all(sample.startup_s < FROZEN_S / 2 for sample in plan.samples if sample.startup_s is not None)
+        assert plan.cost and FROZEN_S / 2 < plan.cost.once_s < 2 * FROZEN_S
+        assert plan.cost.cache_bytes == 3_000_000
+        assert "once per run up to 1." in page(plan) and "and 3.0 MB in the cache" in page(plan)
+        again = make_plan(make_sweep(trainer="tests.search.test_plan:Frozen"), tmp_path)
+        assert again.cost and not again.cost.once_s and again.cost.cache_bytes == 3_000_000
+        assert "once per run" not in page(again)
 
     def test_sample_that_fails_is_told_and_costs_nothing(self, tmp_path: Path) -> None:
         plan = make_plan(make_sweep(fixed={"mishap": "raises", "mishap_epoch": 1}), tmp_path)

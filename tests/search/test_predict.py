@@ -109,6 +109,12 @@ def test_folder_per_class_gives_known_labels(images: Path, folder_of_digits: Pat
     assert predictions.verdict == ": 1 of 5 with known labels are wrong"
 
 
+def test_folders_are_searched_as_for_training(images: Path, folder_of_digits: Path) -> None:
+    for hidden in ("__MACOSX/0", ".trash/0"):
+        shutil.copytree(folder_of_digits / "0", folder_of_digits / hidden)
+    assert len(predict(images, [folder_of_digits])) == 6
+
+
 def test_labels_in_files_may_be_other_texts_than_the_classes(images: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(images, model)
@@ -235,7 +241,7 @@ def test_everything_that_cannot_be_read_is_told_at_once(images: Path, tmp_path: 
     ("array", "words"),
     [
         (np.zeros((3, 9, 9), np.uint8), r"has shape (3, 9, 9, 1); this model takes (n, 8, 8, 1)"),
-        (np.zeros((0, 8, 8, 1), np.uint8), "n at least 1"),
+        (np.zeros((0, 8, 8, 1), np.uint8), "expected one array of numbers in .npy format, not empty"),
         (np.full((1, 8, 8), 17, np.uint8), "holds values from 17 to 17; this model takes 0 to 16"),
         (np.full((1, 8, 8), -0.5), "holds values from -0.5"),
         (np.full((2, 8, 8), np.nan), "row 0 (counted from 0) holds NaN"),
@@ -282,6 +288,8 @@ def test_vectors_have_no_picture(vectors: Path, tmp_path: Path) -> None:
     predictions = predict(vectors, [write_csv(tmp_path / "a.csv", *blobs(4))], trust=True)
     with pytest.raises(DataError, match="vectors of 4 numbers, not images; leave --grid out"):
         picture_grid(predictions, tmp_path / "grid.png")
+    with pytest.raises(DataError, match="leave --grid out"):  # before any file is read
+        predict(vectors, [tmp_path / "nowhere.csv"], trust=True, grid=True)
 
 
 def test_grid_that_cannot_be_written_is_told(tmp_path: Path) -> None:

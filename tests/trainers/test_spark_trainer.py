@@ -193,11 +193,32 @@ def test_gd_goes_on_as_if_it_had_never_stopped_and_l_bfgs_takes_another_path(fol
 
 
 @needs_java
-def test_a_solver_that_finds_no_further_way_ends_the_trial(fold: Fold, tmp_path: Path) -> None:
-    *_, last = train(fold, tol=0.5, iterations_per_epoch=50)
-    assert last.number == 1 and last.curves["iterations"] < 50
-    last.save(tmp_path, 0.0)
-    assert train(fold, start=tmp_path, tol=0.5, iterations_per_epoch=50) == []
+def test_a_converged_solver_repeats_its_last_state_until_max_iter(
+    make_fold: MakeFold, tmp_path: Path
+) -> None:
+    fold = make_fold(epochs=9)
+    settings: dict[str, Any] = {"tol": 0.5, "iterations_per_epoch": 50, "max_iter": 120}
+    first, *others = train(fold, **settings)
+    assert first.curves["iterations"] < 50
+    assert [epoch.number for epoch in others] == [2, 3]
+    first.save(tmp_path, 0.0)
+    resumed = train(fold, start=tmp_path, **settings)
+    assert [epoch.number for epoch in resumed] == [2, 3]
+    for epoch in (*others, *resumed):
+        assert np.array_equal(epoch.probabilities, first.probabilities)
+        assert epoch.curves == first.curves
+    others[-1].save(tmp_path, 0.0)
+    assert train(fold, start=tmp_path, **settings) == []
+
+
+@needs_java
+def test_folds_in_step_end_together_though_one_converges_early(make_fold: MakeFold) -> None:
+    fold = make_fold(epochs=3)
+    (one_class,) = np.nonzero(fold.y_train == 0)
+    early = make_fold(epochs=3, train=fold.train[one_class], y_train=fold.y_train[one_class])
+    both = [train(each, tol=0.01, iterations_per_epoch=20) for each in (fold, early)]
+    assert both[0][-1].curves["iterations"] > both[1][-1].curves["iterations"]
+    assert [[epoch.number for epoch in epochs] for epochs in both] == [[1, 2, 3], [1, 2, 3]]
 
 
 @needs_java

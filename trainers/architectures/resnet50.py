@@ -6,13 +6,14 @@ of the model, and the same whatever the weights: what those of ImageNet were tra
 """
 
 import hashlib
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from trainers.architectures.layers import image_map
 from trainers.contract import Infeasible, TrainError
@@ -25,12 +26,22 @@ _SMALLEST = 32  # below it Keras Applications has no such model
 _STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")  # how the names of its layers begin
 
 
+def _checked_weights(text: str) -> str:
+    if text in ("imagenet", "none"):
+        return text
+    if text.endswith(".h5") and _home_expanded(text).is_absolute():
+        return text
+    raise ValueError(
+        f"weights: {text!r} is neither imagenet nor none nor the absolute path of an .h5 file (/..., ~/...); "
+        "a relative one would be looked for in another folder by each worker"
+    )
+
+
 class Settings(TrainingSettings):
     """Where the weights come from, which of them are trained, and the layers behind the backbone."""
 
-    weights: str = Field(
+    weights: Annotated[str, AfterValidator(_checked_weights)] = Field(
         "imagenet",
-        pattern=r"^(imagenet|none|.+\.h5)$",
         description="first weights: imagenet (Keras downloads 94 MB once), none (random), "
         "or the absolute path of an .h5 file",
     )
@@ -80,14 +91,19 @@ def backbone(settings: Settings, shape: tuple[int, ...], scale: float) -> "keras
 def backbone_key(settings: Settings) -> dict[str, str] | None:
     """All that a frozen backbone's features follow from besides the rows, without building it; else None.
 
-    Raises TrainError where the file of weights cannot be read.
+    Raises TrainError where there is no such file of weights.
     """
-    if settings.train_from != "none":
-        return None
     weights = settings.weights
     if weights not in ("imagenet", "none"):
         weights = hashlib.blake2b(_weights_file(weights).read_bytes(), digest_size=16).hexdigest()
+    if settings.train_from != "none":
+        return None
     return {"backbone": "resnet50", "weights": weights, "pooling": settings.pooling}
+
+
+def untrained(settings: Settings) -> Settings:
+    """With these ``build`` makes the same layers of random weights, and neither downloads nor reads a file."""
+    return settings.model_copy(update={"weights": "none"})
 
 
 def head(settings: Settings, feature_shape: tuple[int, ...], num_classes: int) -> "keras.Model":
@@ -167,13 +183,17 @@ def _weighted_network(weights: str, shape: tuple[int, ...]) -> Any:
 
 
 def _weights_file(weights: str) -> Path:
-    file = Path(weights)
+    file = _home_expanded(weights)
     if not file.is_file():
         raise TrainError(
-            f"weights: there is no file {file.absolute()}; give the absolute path of an .h5 file, "
+            f"weights: there is no file {file}; give the absolute path of an .h5 file, "
             "imagenet or none"
         )
     return file
+
+
+def _home_expanded(path: str) -> Path:
+    return Path(os.path.expanduser(path))  # which, unlike Path's own, leaves an unknown ~user as it is
 
 
 def _one_line(error: Exception) -> str:

@@ -81,28 +81,32 @@ def _check_lengths(path: Path, x: NDArray[Any], labels: Sequence[Any]) -> None:
         raise DataError(f"{path}: {len(x)} rows but {len(labels)} labels; each row needs one label")
 
 
-def _read(path: Path) -> NDArray[Any]:
+def read_array(path: Path, kinds: str = "biuf") -> NDArray[Any]:
+    """The one array in a .npy file, never one of Python objects; ``kinds`` are those of its dtype.
+
+    Raises DataError for a file that is none, another kind of array, or an empty one.
+    """
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path}: cannot be read as .npy: {error}") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufU" or not array.size:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds or not array.size:
         raise DataError(f"{path}: expected one array of numbers in .npy format, not empty")
     return array
 
 
 def _read_rows(path: Path) -> NDArray[Any]:
     """(n, features) as float32, or (n, height, width, channels) as uint8 or float32 from 0 to 255."""
-    x = _read(path)
-    if x.dtype.kind == "U" or x.ndim not in (2, 3, 4):
+    x = read_array(path)
+    if x.ndim not in (2, 3, 4):
         raise DataError(
-            f"{path}: has shape {x.shape} of {x.dtype}; expected numbers, (n, features) for vectors"
+            f"{path}: has shape {x.shape}; expected (n, features) for vectors"
             " or (n, height, width[, channels]) for images"
         )
     if x.ndim == 2:
         return as_float32(x)
-    low, high = x.min(), x.max()
-    if np.isfinite(low) and np.isfinite(high) and (low < 0 or high > 255):
+    low, high = _range(x)
+    if low < 0 or high > 255:
         raise DataError(f"{path}: images hold values from {low} to {high}; expected 0 to 255 or 0 to 1")
     x = as_float32(x) if x.dtype.kind == "f" else x.astype(np.uint8, copy=False)
     return x if x.ndim == 4 else x[..., None]
@@ -110,11 +114,17 @@ def _read_rows(path: Path) -> NDArray[Any]:
 
 def _scaled(path: Path, x: NDArray[Any]) -> tuple[NDArray[Any], float]:
     """Rows and their scale: 1.0 for vectors, and for images without a value above 1; else 255."""
-    return x, 1.0 if x.ndim == 2 or x.max() <= 1 else 255.0
+    return x, 1.0 if x.ndim == 2 or _range(x)[1] <= 1 else 255.0
+
+
+def _range(x: NDArray[Any]) -> tuple[Any, Any]:
+    """The smallest and the largest value that is finite; ``trainers.datasets`` tells of the others."""
+    finite = x[np.isfinite(x)] if x.dtype.kind == "f" else x
+    return (finite.min(), finite.max()) if finite.size else (0, 0)
 
 
 def _read_labels(path: Path) -> NDArray[Any]:
-    labels = _read(path)
+    labels = read_array(path, kinds="biufU")
     if labels.ndim != 1 or labels.dtype.kind == "f":
         raise DataError(
             f"{path}: has shape {labels.shape} of {labels.dtype}; expected whole numbers or texts, (n,)"

@@ -43,13 +43,13 @@ def _class_folders(path: Path) -> tuple[list[str], list[str], list[str]]:
     if not path.is_dir():
         raise DataError(f"{path}: is no folder; expected one with a folder for each class")
     classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
-    files = {label: _files_below(path / label) for label in classes}
-    images = {label: [name for name in names if _is_image(name)] for label, names in files.items()}
+    files = {label: files_below(path / label) for label in classes}
+    images = {label: [name for name in names if is_image(name)] for label, names in files.items()}
     if not classes:
         raise DataError(f"{path}: holds no folders; expected one for each class, with its images")
     if empty := [label for label in classes if not images[label]]:
         raise DataError(f"{path}: {len(empty)} class folders hold no images: {first_five(empty)}")
-    others = [f"{label}/{name}" for label in classes for name in files[label] if not _is_image(name)]
+    others = [f"{label}/{name}" for label in classes for name in files[label] if not is_image(name)]
     others += sorted(entry.name for entry in path.iterdir() if entry.is_file() and not _is_hidden(entry.name))
     return (
         [str(path / label / name) for label in classes for name in images[label]],
@@ -88,7 +88,7 @@ def read_files(
         none = f"none of the {len(names)} images named in {labels} is in {path}; it has {shortened(members)}"
         raise DataError("\n".join(f"{path}: {fault}" for fault in faults) or none)
     used = set(member_of.values())
-    if unlabelled := [name for name in members if name not in used and _is_image(name)]:
+    if unlabelled := [name for name in members if name not in used and is_image(name)]:
         note = f"{path}: {len(unlabelled)} images without a label left out: {first_five(unlabelled)}"
     num_train = sum(row < len(parts[0][0]) for row in kept)
     return Rows(
@@ -200,7 +200,7 @@ def _fitting(name: str, called: Mapping[str, Sequence[str]]) -> Iterator[str]:
 def _members(path: Path) -> list[str]:
     """The files in a folder or zip, at any depth, as names with slashes."""
     if path.is_dir():
-        return _files_below(path)
+        return files_below(path)
     with open_zip(path) as file:
         return sorted({name for name in file.namelist() if not name.endswith("/") and not _is_hidden(name)})
 
@@ -211,7 +211,8 @@ def _image_files(path: Path, members: Sequence[str]) -> ImageFiles:
     return ImageFiles(tuple(members), zip=path)
 
 
-def _files_below(folder: Path) -> list[str]:
+def files_below(folder: Path) -> list[str]:
+    """Files in a folder, at any depth, as names with slashes; hidden ones and those in hidden folders not."""
     names = (
         (Path(place) / name).relative_to(folder).as_posix()
         for place, _, files in os.walk(folder)
@@ -225,5 +226,6 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part in ("__MACOSX", "Thumbs.db") for part in name.split("/"))
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file's name ends like an image's."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

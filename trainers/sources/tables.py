@@ -1,12 +1,13 @@
 """CSV files: kind csv, rows of numbers with a label, and tables of texts such as labels of images."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainers.contract import DataError
 from trainers.sources.rows import (
@@ -66,6 +67,7 @@ def read_csv(
         source=f"Read from {' and '.join(map(str, paths))}.",
         is_test=last_part_is_test(*map(len, features)),
         groups=[text for part in groups for text in part] if group else None,
+        notes=tuple(_numbering_notes(features[0])),
         faults=tuple(
             f"{part}: {fault}" if test else fault
             for part, list_ in zip(paths, faults, strict=True)
@@ -78,6 +80,8 @@ def _read_vectors(
     path: Path, label: str, drop: Sequence[str], group: str
 ) -> tuple[Any, list[str], list[str], list[str]]:
     """The frame of features, labels, groups, and what is wrong with its numbers."""
+    # Refuses a first row with a value too many, whose first one pandas would take for the row's name.
+    _read_frame(path, header=None, nrows=2)
     columns = list(_read_frame(path, nrows=0))
     if faults := _column_faults(columns, label, drop, group):
         raise DataError("\n".join(f"{path}: {fault}" for fault in faults))
@@ -110,6 +114,23 @@ def _numeric(features: Any) -> tuple[Any, list[str]]:
             )
         features[name] = 0.0 if is_text.any() else numbers  # told once, not again as missing values
     return features, faults
+
+
+def _numbering_notes(features: Any) -> Iterator[str]:
+    """A note on columns that seem to number the rows, as ids do: they say nothing about new rows."""
+    rising = [name for name in features if _is_rising(features[name].dropna().to_numpy(np.float64))]
+    if rising:
+        names = first_five(rising)
+        yield (
+            f"numbers that count up with the rows are learned from (column {names});"
+            f" drop: [{names}] leaves them out"
+        )
+
+
+def _is_rising(values: NDArray[np.float64]) -> bool:
+    """Whether they are whole numbers, each larger than the one before."""
+    is_whole, is_larger = values == np.floor(values), values[1:] > values[:-1]
+    return len(values) > 1 and bool(is_whole.all() and is_larger.all())
 
 
 def _read_frame(path: Path, **options: Any) -> Any:

@@ -25,6 +25,16 @@ def test_npy_rows_are_images_or_vectors(write, images, shape, dtype, scale):
     assert dataset.x.reshape(4, -1) == pytest.approx(images.reshape(4, -1).astype(float))
 
 
+@pytest.mark.parametrize(("white", "scale"), [(1.0, 1.0), (200.0, 255.0)])
+def test_broken_values_do_not_change_the_scale_of_the_others(write, white, scale):
+    images = np.full((6, 2, 2), white)
+    images[0, 0, 0], images[1, 1, 1] = np.nan, np.inf
+    labels = write("y.csv", "label\na\na\na\nb\nb\na\n")
+    spec = {"kind": "npy", "path": write("x.npy", images), "labels": labels, "missing": "drop"}
+    dataset = load_dataset(spec)
+    assert (len(dataset.y), dataset.scale) == (4, scale)
+
+
 def test_csv_labels_go_to_the_row_their_index_names(write):
     images = write("images.npy", np.zeros((4, 2, 2), np.uint8))
     labels = write("labels.csv", "\ufeffindex,label\n3,ill\n0,well\n2,ill\n1,well\n")
@@ -53,10 +63,11 @@ def test_npy_labels_may_be_texts(write):
         ("no array", "cannot be read as .npy"),
         (np.zeros((0, 2, 2)), "expected one array of numbers in .npy format, not empty"),
         (np.zeros((4, 2), complex), "expected one array of numbers"),
-        (np.zeros(4), "has shape (4,) of float64; expected numbers, (n, features) for vectors or (n, height"),
-        (np.array([["a"], ["b"]]), "has shape (2, 1) of <U1; expected numbers"),
+        (np.zeros(4), "has shape (4,); expected (n, features) for vectors or (n, height"),
+        (np.array([["a"], ["b"]]), "expected one array of numbers"),
         (np.full((4, 2, 2), -1), "images hold values from -1 to -1; expected 0 to 255 or 0 to 1"),
         (np.full((4, 2, 2), 256.0), "images hold values from 256.0 to 256.0"),
+        (np.stack([np.full((4, 2), 256.0), np.full((4, 2), np.nan)]), "images hold values from 256.0 to"),
     ],
 )
 def test_npy_rows_that_cannot_be_used_are_refused(tmp_path, images, fault):

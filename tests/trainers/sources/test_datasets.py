@@ -172,6 +172,9 @@ def test_a_relative_path_starts_at_the_working_directory_or_else_at_the_own_data
     assert dataset_faults({**spec, "path": "z.csv"}) == [
         f"z.csv: not found (option 'path'), neither in {tmp_path / 'here'} nor in $RUNGWISE_DATA (not set)"
     ]
+    assert dataset_faults({**spec, "path": "~nobody-here/z.csv"})[0].startswith(
+        "~nobody-here/z.csv: not found"
+    )
     monkeypatch.setenv("RUNGWISE_DATA", str(tmp_path / "data"))
     assert load_dataset({**spec, "path": "x.csv"}).x[0] == 1
     assert load_dataset({**spec, "path": "z.csv"}).x[0] == 5
@@ -182,9 +185,9 @@ def test_a_relative_path_starts_at_the_working_directory_or_else_at_the_own_data
 
 @pytest.fixture
 def vectors(write):
-    """A CSV of 12 rows of a, 8 of b and 4 of c, each row holding its number."""
+    """A CSV of 12 rows of a, 8 of b and 4 of c, each row holding its number and a half."""
     labels = "aaabbc" * 2 + "aaabbc" * 2
-    path = write("v.csv", "v,y\n" + "".join(f"{k},{label}\n" for k, label in enumerate(labels)))
+    path = write("v.csv", "v,y\n" + "".join(f"{k}.5,{label}\n" for k, label in enumerate(labels)))
     return {"kind": "csv", "path": path, "label": "y"}
 
 

@@ -15,9 +15,9 @@ def files(*paths):
     return ImageFiles(tuple(map(str, paths)))
 
 
-def faults_of(images, size=None, channels=None):
+def faults_of(images, size=None, channels=None, cache=None):
     with pytest.raises(DataError) as error:
-        decoded(images, size, channels, None)
+        decoded(images, size, channels, cache)
     return str(error.value).splitlines()
 
 
@@ -132,6 +132,12 @@ def test_several_at_once_leave_one_whole_file(draw, tmp_path):
         results = list(pool.map(lambda _: decoded(images, (3, 3), None, cache), range(8)))
     assert all((x[:, 0, 0, 0] == np.arange(9)).all() for x in results)
     assert len(kept(cache)) == 1
+
+
+def test_images_that_are_gone_are_told_with_a_cache_as_without(draw, tmp_path):
+    (tmp_path / "link.png").symlink_to("nowhere.png")
+    images = files(draw("good.png"), tmp_path / "link.png")
+    assert faults_of(images, cache=tmp_path / "cache") == faults_of(images)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(draw, tmp_path):

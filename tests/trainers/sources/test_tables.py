@@ -41,12 +41,23 @@ def test_columns_of_text_are_all_named_with_an_example(write):
     ]
 
 
-def test_row_names_without_a_column_of_their_own_are_no_numbers(write):
-    path = write("x.csv", "V1,y\nr1,1,a\nr2,2,a\nr3,3,b\nr4,4,b\n")
-    assert load_dataset({"kind": "csv", "path": path, "label": "y"}).x.tolist() == [[1], [2], [3], [4]]
-    path = write("x.csv", "V1,y\nr1,1,a\nr2,z,a\nr3,3,b\nr4,4,b\n")
+@pytest.mark.parametrize("line", ["7,{},1,a", "{},1,a,", "{},1,9,a"])
+def test_lines_with_a_value_more_than_there_are_columns_do_not_shift_them(write, line):
+    path = write("x.csv", "V1,V2,y\n\n" + "".join(f"{line.format(row)}\n" for row in range(4)))
     (fault,) = faults_of({"kind": "csv", "path": path, "label": "y"})
-    assert "column 'V1' is not numeric ('z' in row 1)" in fault
+    assert fault.startswith(f"{path}: cannot be read as CSV: ")
+    assert fault.endswith("Expected 3 fields in line 3, saw 4")
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 3, 4, 5), (10, 11, "", 40, 41)])
+def test_columns_that_number_the_rows_are_told(write, numbers):
+    rows = zip(numbers, (0.5, 1, 2, 3, 4), (1, 2, 2, 3, 4), "aabbb", strict=True)
+    path = write("x.csv", "id,V1,V2,y\n" + "".join(f"{a},{b},{c},{y}\n" for a, b, c, y in rows))
+    spec = {"kind": "csv", "path": path, "label": "y", "missing": "drop"}
+    assert load_dataset(spec).notes[0] == (
+        "numbers that count up with the rows are learned from (column id); drop: [id] leaves them out"
+    )
+    assert load_dataset({**spec, "drop": ["id"]}).notes == ()
 
 
 def test_missing_numbers_are_counted(write):
@@ -97,7 +108,7 @@ def test_a_group_column_is_no_feature(write):
 
 
 def test_null_rows_are_a_fault_or_left_out(write):
-    path = write("x.csv", "who,a,y\n1,1,p\n1,,q\n1,3,p\n1,4,q\n1,5,\n,6,p\n1,7,q\n")
+    path = write("x.csv", "who,a,y\n1,2,p\n1,,q\n1,3,p\n1,1,q\n1,5,\n,6,p\n1,7,q\n")
     spec = {"kind": "csv", "path": path, "label": "y", "group": "who"}
     assert faults_of(spec) == [
         f"data set x: {what} in 1 of 7 rows (counted from 0: {row});"
@@ -105,7 +116,7 @@ def test_null_rows_are_a_fault_or_left_out(write):
         for what, row in (("NaN, infinite or missing values", 1), ("no label", 4), ("no group", 5))
     ]
     dataset = load_dataset({**spec, "missing": "drop"})
-    assert dataset.x.tolist() == [[1], [3], [4], [7]]
+    assert dataset.x.tolist() == [[2], [3], [1], [7]]
     assert dataset.groups is not None and dataset.groups.tolist() == [0, 0, 0, 0]
     assert [note.split(" in ")[0] for note in dataset.notes] == [
         "NaN, infinite or missing values",
