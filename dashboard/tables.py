@@ -10,10 +10,8 @@ import pandas
 from search.events import Trial
 from search.results import Results, metrics_shown, varying
 from spaces.params import Value
-from trainers.metrics import METRICS, per_class
+from trainers.metrics import FEW_ROWS, METRICS, per_class
 
-FEW_ROWS = 30
-"""Below this many validation rows of a class, its recall is too coarse to rank by."""
 PARAM = "param."
 """Before the name of a param in a frame, where a metric may have the same name."""
 

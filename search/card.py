@@ -4,14 +4,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search.exported import Evaluation, ExportedModel
 from search.progress import short
 from spaces.sweep import trainer_name
-from trainers.metrics import per_class, wilson
-
-FEW_ROWS = 30
-"""With fewer rows than this a recall's interval is about a third wide or wider: it says next to nothing."""
+from trainers.keras_formats import FORMATS
+from trainers.metrics import FEW_ROWS, per_class, wilson
 
 
 def model_card(about: ExportedModel) -> str:
@@ -38,10 +37,14 @@ def _what(about: ExportedModel) -> Iterator[str]:
 
 
 def _trained(about: ExportedModel) -> str:
-    epochs = f"{about.epoch} epoch{'s' if about.epoch > 1 else ''}"
-    if about.refit:
-        return f"once more after the search, for {epochs} on all {about.num_rows} rows but the test rows"
-    return f"for {epochs} (the trial's best) on {about.num_rows} rows"
+    epochs, rows = f"{about.epoch} epoch{'s' if about.epoch > 1 else ''}", sum(about.trained_on)
+    if not about.refit:
+        return f"for {epochs} (the trial's best) on {rows} rows"
+    ended = f"; it ended there by itself, the trial's best epoch in the search was {about.best_epoch}"
+    return (
+        f"once more after the search, for {epochs} on all {rows} rows but the test rows"
+        f"{ended if about.epoch < about.best_epoch else ''}"
+    )
 
 
 def _data(about: ExportedModel) -> Iterator[str]:
@@ -52,9 +55,18 @@ def _data(about: ExportedModel) -> Iterator[str]:
     yield ""
     yield from _table(
         ("class", "training", "validation", "test"),
-        zip(about.classes, counts["train"], counts["valid"], counts["test"], strict=True),
+        zip(
+            about.classes,
+            about.trained_on,
+            _once(np.array(counts["valid"]), about.repeat),
+            counts["test"],
+            strict=True,
+        ),
     )
     yield ""
+    if about.refit:
+        yield "The validation rows are among the training rows: the model learned from them after the search."
+        yield ""
     yield f"Fingerprint of rows, labels and splits (sha256): `{about.data['sha256']}`"
 
 
@@ -83,12 +95,15 @@ def _scores(about: ExportedModel) -> Iterator[str]:
     )
     for name, part in columns.items():
         yield ""
-        yield from _by_class(name, part, about.classes)
+        yield from _by_class(name, part, about.classes, about.repeat if part is about.validation else 1)
 
 
-def _by_class(name: str, part: Evaluation, classes: Sequence[str]) -> Iterator[str]:
+def _by_class(name: str, part: Evaluation, classes: Sequence[str], repeat: int) -> Iterator[str]:
     confusion = np.array(part.confusion, np.int64)
     each = per_class(confusion)
+    hits, rows, predicted = (
+        _once(counts, repeat) for counts in (confusion.diagonal(), each.support, each.predicted)
+    )
     yield f"### {name.capitalize()}, class by class"
     yield ""
     yield from _table(
@@ -97,13 +112,17 @@ def _by_class(name: str, part: Evaluation, classes: Sequence[str]) -> Iterator[s
             (
                 label,
                 *map(_share, (each.precision[k], each.recall[k])),
-                "{:.3f} to {:.3f}".format(*wilson(int(confusion[k, k]), int(each.support[k]))),
-                *(_share(each.f1[k]), each.support[k], each.predicted[k]),
+                "{:.3f} to {:.3f}".format(*wilson(int(hits[k]), int(rows[k]))),
+                *(_share(each.f1[k]), rows[k], predicted[k]),
             )
             for k, label in enumerate(classes)
         ),
     )
     yield ""
+    if repeat > 1:
+        yield f"Rows were divided anew and judged {repeat} times over: the table counts each row judged"
+        yield f"{repeat} times as one, the matrix as {repeat}."
+        yield ""
     yield "Confusion matrix, rows true, columns predicted; the interval is that of the recall (Wilson):"
     yield ""
     yield from _table(
@@ -132,16 +151,8 @@ def _use(about: ExportedModel) -> Iterator[str]:
     yield "- It prints a table; `--csv` and `--json` are for programs."
     yield from _input_lines(about)
     for name in about.formats:
-        if name in _FORMATS:
-            yield f"- {_FORMATS[name]}"
-
-
-_FORMATS = {
-    "keras": '`model.keras`: `keras.models.load_model("model.keras")`, from rows as stored to probabilities.',
-    "h5": "`model.h5`: Keras's HDF5 format, for older tools.",
-    "savedmodel": "`savedmodel/`: `tf.saved_model.load`, TensorFlow Serving.",
-    "onnx": "`model.onnx`: ONNX Runtime and others.",
-}
+        if name in FORMATS:
+            yield f"- {FORMATS[name].use}"
 
 
 def _input_lines(about: ExportedModel) -> Iterator[str]:
@@ -166,17 +177,25 @@ def _limits(about: ExportedModel) -> Iterator[str]:
     yield f"- It answers with one of its {len(about.classes)} classes whatever it is given."
     yield "- Probabilities were not calibrated: 0.9 need not mean right in 9 of 10 cases."
     yield "- The scores hold for rows like those it was trained and tested on, and for no others."
-    name, part = ("test", about.test) if about.test else ("validation", about.validation)
+    name, part, repeat = (
+        ("test", about.test, 1) if about.test else ("validation", about.validation, about.repeat)
+    )
     each = per_class(np.array(part.confusion, np.int64))
+    rows = _once(each.support, repeat)
     for k, label in enumerate(about.classes):
         if not each.predicted[k]:
             yield f"- **The class {_cell(label)} is lost: none of the {name} rows is given it.**"
-        if each.support[k] < FEW_ROWS:
-            few = f"has {each.support[k]} {name} rows only"
+        if rows[k] < FEW_ROWS:
+            few = f"has {rows[k]} {name} rows only"
             yield f"- **The class {_cell(label)} {few}: see how wide the interval of its recall is.**"
     if about.has_groups:
         yield "- Rows of a group (of one person, say) are alike, but an interval takes each row for one of"
         yield "  its own: with few groups it is too narrow."
+
+
+def _once(counts: NDArray[np.int64], repeat: int) -> NDArray[np.int64]:
+    """Counts of rows that were judged ``repeat`` times: no row says more for being judged again."""
+    return np.rint(counts / repeat).astype(np.int64)
 
 
 def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Iterator[str]:

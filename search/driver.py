@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,8 @@ from search.events import EventLog, Resumed, Run, RunError, RunFailed, SweepEnde
 from search.folder import RunFolder, cache_of, find_run, write_text
 from search.runner import Runner
 from search.search import Search
-from search.trial_loop import Training
-from spaces.params import SpaceError
+from search.trial_loop import Training, use_threads
+from spaces.params import Fault, SpaceError
 from spaces.sweep import Sweep, load_sweep
 from trainers.catalog import trainer_faults
 from trainers.datasets import Dataset, load_dataset
@@ -53,7 +53,14 @@ def load_checked_sweep(path: Path | str, overrides: Sequence[str] = ()) -> Sweep
 
     Raises SpaceError with every fault, each with file and line.
     """
-    return load_sweep(Path(path), overrides, check=trainer_faults)
+    return load_sweep(Path(path), overrides, check=_faults)
+
+
+def _faults(sections: Mapping[str, Any]) -> Iterator[Fault]:
+    if "resources" in sections:
+        # Finding a hypermodel's space starts TensorFlow, which asks for its threads then and never again.
+        use_threads(sections["resources"].threads)
+    yield from trainer_faults(sections)
 
 
 def run_sweep(

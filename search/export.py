@@ -1,9 +1,8 @@
 """From a trial to a model that can be used elsewhere: its weights, what they expect, how good they are."""
 
-import csv
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from search.events import Reported, RunError, Trial, read_events
 from search.exported import (
     ABOUT,
     CARD,
-    WEIGHTS,
     Evaluation,
     ExportedModel,
     Input,
@@ -32,13 +30,14 @@ from search.search import derived_seed
 from search.trial_loop import fold_folder, seeded, use_threads
 from spaces.sweep import Sweep
 from trainers.catalog import load_trainer
-from trainers.contract import Fold, Infeasible, Predictor, Trainer, TrainError, take
+from trainers.contract import WEIGHTS, Epoch, Fold, Infeasible, Predictor, Trainer, TrainError, take
 from trainers.dataset_options import found
 from trainers.datasets import Dataset
 from trainers.folds import Split, Splits, fingerprint, make_folds
+from trainers.keras_formats import FORMATS as KERAS_FORMATS
 from trainers.metrics import score
 
-FORMATS = ("keras", "h5", "savedmodel", "onnx")
+FORMATS = tuple(KERAS_FORMATS)
 """What ``rungwise export --format`` may name; which of them a trainer can write, it says itself."""
 TOLERANCE = 1e-4
 """How far a probability may lie from the one that the search saw: the last bits depend on the processor."""
@@ -56,8 +55,9 @@ def export_trial(
     ``trial`` None is the run's best one. A search keeps few checkpoints: training goes on from the last one
     before the best epoch to the same model, whose validation predictions are compared with those that the
     search kept. With several folds there is no such single model, so there, and wherever ``refit`` asks for
-    it, the trial is trained once more on every row but the test rows, for as many epochs. ``formats`` None is
-    ``keras`` for Keras models and nothing for others. Test rows are predicted once, by the exported model.
+    it, the trial is trained once more on every row but the test rows, for as many epochs, or fewer where
+    training ends by itself. ``formats`` None is ``keras`` for Keras models and nothing for others. Test rows
+    are predicted once, by the exported model.
 
     Raises RunError when the run has no such trial, its data changed, the predictions differ, ``to`` is taken,
     or the model cannot be written in one of ``formats``; DataError when its data cannot be read.
@@ -75,10 +75,12 @@ def export_trial(
     formats = default_formats(sweep.trainer) if formats is None else formats
     with _whole(to) as unfinished:
         try:
-            predictor = _train(results, chosen, trainer, settings, fold, refit, unfinished / WEIGHTS)
+            epoch = _train(results, chosen, trainer, settings, fold, refit, unfinished / WEIGHTS)
+            predictor = trainer.load(unfinished / WEIGHTS)
             if not refit:
                 _compare(results, chosen, predictor.predict(fold.x_valid))
-            predictor.export(unfinished, formats)
+            with _writing(to):
+                predictor.export(unfinished, formats)
         except (TrainError, Infeasible) as error:
             raise RunError(f"trial {chosen.number} cannot be exported: {error}") from error
         about = ExportedModel(
@@ -90,9 +92,11 @@ def export_trial(
             objective=sweep.objective,
             run=results.folder.name,
             trial=chosen.number,
-            epoch=chosen.best_epoch,
+            epoch=epoch,
+            best_epoch=chosen.best_epoch,
             refit=refit,
-            num_rows=len(fold.train),
+            trained_on=tuple(np.bincount(fold.y_train, minlength=len(dataset.classes)).tolist()),
+            repeat=sweep.validation.repeat,
             source=dataset.source,
             has_groups=dataset.groups is not None,
             data=results.run.started.data,
@@ -102,9 +106,10 @@ def export_trial(
             formats=tuple(formats),
             files={},
         )
-        (unfinished / CARD).write_text(model_card(about), encoding="utf-8")
-        about = about.model_copy(update={"files": sha256_of(unfinished)})
-        (unfinished / ABOUT).write_text(about.model_dump_json(indent=1), encoding="utf-8")
+        with _writing(to):
+            (unfinished / CARD).write_text(model_card(about), encoding="utf-8")
+            about = about.model_copy(update={"files": sha256_of(unfinished)})
+            (unfinished / ABOUT).write_text(about.model_dump_json(indent=1), encoding="utf-8")
     return to
 
 
@@ -176,12 +181,12 @@ def _input(dataset: Dataset, spec: str | Mapping[str, Any]) -> Input:
 
 def _csv_columns(spec: Mapping[str, Any]) -> tuple[str, ...]:
     """The columns that were learned from, in their order."""
+    import pandas as pd  # as for training, so that compressed files are read too
+
     path = found(spec["path"])
     assert path is not None  # it has been read before
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        columns = [name.strip() for name in next(csv.reader(file))]
     others = {spec["label"], spec.get("group"), *spec.get("drop", ())}
-    return tuple(name for name in columns if name not in others)
+    return tuple(name.strip() for name in pd.read_csv(path, nrows=0) if name not in others)
 
 
 # ---- the model ----
@@ -195,28 +200,49 @@ def _train(
     fold: Fold,
     refit: bool,
     weights: Path,
-) -> Predictor:
-    """Put the state after the trial's best epoch into the new folder ``weights``, and load it."""
+) -> int:
+    """Put the state after the trial's best epoch into the new folder ``weights``; returns the epoch, which is
+    an earlier one where a refit ends by itself."""
+    last = trial.best_epoch
     start_epoch, start = (0, None) if refit else _start(results.folder, trial)
-    if start and start_epoch == trial.best_epoch:
-        shutil.copytree(start, weights)
-        return trainer.load(weights)
-    weights.mkdir()
+    with _writing(weights):
+        if start and start_epoch == last:
+            shutil.copytree(start, weights)
+            return last
+        weights.mkdir()
     # What is handed back steers patience and schedules, so it is what the trial was told then.
     answers = _answers(results, trial.number)
+    while True:
+        with closing(trainer.train(settings, fold, start)) as epochs:
+            reached = _train_up_to(last, epochs, start_epoch, answers, weights)
+        if reached == last:
+            return last
+        if not (refit and reached):
+            raise RunError(
+                f"trial {trial.number} ended by itself after epoch {reached}, but its best epoch was {last}; "
+                f"{'export another trial' if refit else 'train it anew with --refit'}"
+            )
+        last = reached  # its state was gone when the next epoch was asked for, so it is trained once more
+
+
+def _train_up_to(
+    last: int,
+    epochs: Generator[Epoch, float, None],
+    start_epoch: int,
+    answers: Mapping[int, float],
+    weights: Path,
+) -> int:
+    """Save epoch ``last`` into ``weights``; returns the last epoch there was, and if lower none is saved."""
     answer: float | None = None
-    with closing(trainer.train(settings, fold, start)) as epochs:
-        for number in range(start_epoch + 1, trial.best_epoch + 1):
-            try:
-                epoch = epochs.send(answer)  # type: ignore[arg-type]  # None starts a generator
-            except StopIteration:
-                raise RunError(
-                    f"trial {trial.number} ended by itself before epoch {number}, but its best epoch was "
-                    f"{trial.best_epoch}; export another trial, or leave out --refit"
-                ) from None
-            answer = answers[number]
-        epoch.save(weights, answers[trial.best_epoch])
-    return trainer.load(weights)
+    for number in range(start_epoch + 1, last + 1):
+        try:
+            epoch = epochs.send(answer)  # type: ignore[arg-type]  # None starts a generator
+        except StopIteration:
+            return number - 1
+        answer = answers[number]
+    with _writing(weights):
+        epoch.save(weights, answers[last])
+    return last
 
 
 def _start(folder: RunFolder, trial: Trial) -> tuple[int, Path | None]:
@@ -284,10 +310,18 @@ def _whole(to: Path) -> Iterator[Path]:
     to = to.absolute()
     unfinished = to.with_name(f".{to.name}-{os.getpid()}")
     try:
-        unfinished.mkdir(parents=True)
+        with _writing(to):
+            unfinished.mkdir(parents=True)
         yield unfinished
-        unfinished.rename(to)
-    except OSError as error:
-        raise RunError(f"cannot write {to}: {error.strerror or error}") from error
+        with _writing(to):
+            unfinished.rename(to)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def _writing(to: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write {to}: {error.strerror or error}") from error

@@ -9,18 +9,18 @@ glasses/
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from spaces.params import SpaceError, Value
 from trainers.catalog import TRAINERS, load_trainer
-from trainers.contract import DataError, Predictor, TrainError
+from trainers.contract import WEIGHTS, DataError, Predictor, TrainError
 
 FORMAT = 1
 """Rises when an older reader would misread a folder."""
-ABOUT, CARD, WEIGHTS = "model.json", "README.md", "weights"
+ABOUT, CARD = "model.json", "README.md"
 
 TrainerSpec = str | dict[str, Any]
 """A sweep's ``trainer:``, a name or a mapping."""
@@ -69,6 +69,16 @@ class Evaluation(_Part):
     """(n_classes, n_classes) counts, rows true, columns predicted."""
 
 
+def _checked_file_name(name: str) -> str:
+    parts = PurePosixPath(name).parts
+    if not parts or parts[0] == "/" or ".." in parts:
+        raise ValueError(f"{name!r} is no file in the model's folder")
+    return name
+
+
+_FileName = Annotated[str, AfterValidator(_checked_file_name)]
+
+
 class ExportedModel(_Part):
     """``model.json``."""
 
@@ -85,10 +95,15 @@ class ExportedModel(_Part):
     run: str
     trial: int
     epoch: int
+    """After how many epochs of training it was taken."""
+    best_epoch: int
+    """The trial's best in the search; ``epoch`` is earlier where a refit ended by itself."""
     refit: bool
     """Whether it was trained once more, on the validation rows too."""
-    num_rows: int
-    """How many rows it was trained on."""
+    trained_on: tuple[int, ...]
+    """How many rows of each class it was trained on."""
+    repeat: int = Field(1, ge=1)
+    """How many times over the search's validation judged the rows; its counts hold all of them."""
     source: str
     has_groups: bool
     """Whether rows came in groups, none of which lay in two splits."""
@@ -100,7 +115,7 @@ class ExportedModel(_Part):
     """Of the exported model on rows that no part of the search has seen; None where none were set apart."""
     versions: dict[str, str]
     formats: tuple[str, ...]
-    files: dict[str, str]
+    files: dict[_FileName, str]
     """The sha256 of every file but this one, by its path in the folder."""
 
 

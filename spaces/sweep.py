@@ -188,7 +188,7 @@ class Sweep(_Section):
 
 
 def trainer_name(trainer: str | Mapping[str, Any]) -> str:
-    """What to call a sweep's trainer in a sentence: keras/cnn, or my_models:Net where a mapping names that."""
+    """What to call a sweep's trainer in a sentence: keras/cnn, or my_models:Net where a mapping has that."""
     if isinstance(trainer, str):
         return trainer
     return str(trainer.get("name", next(iter(trainer.values()), "no trainer")))

@@ -146,6 +146,8 @@ def _value_fault(settings: type[BaseModel], name: str, value: Value) -> str | No
     except ValidationError as error:
         for detail in error.errors():
             if detail["loc"][:1] == (name,):
+                if detail["type"] == "value_error":  # a setting that explains itself
+                    return f"{shown(value)}: {detail['ctx']['error']}"
                 schema = settings.model_json_schema()["properties"][name]
                 hint = did_you_mean(value, map(str, schema.get("enum", ())))
                 what = _WHAT.get(detail["type"], "not allowed")

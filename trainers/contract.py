@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+WEIGHTS = "weights"
+"""The folder of an exported model that ``Trainer.load`` reads."""
+
 
 class Infeasible(Exception):
     """This configuration has no model (a kernel larger than its map, say); the text is the reason."""
@@ -93,10 +96,10 @@ class Predictor(Protocol):
         ...
 
     def export(self, folder: Path, formats: Sequence[str]) -> None:
-        """Write the model into ``folder`` in formats that other tools read, beside what ``load`` needs.
+        """Write the model into ``folder`` in formats that other tools read.
 
-        A predictor without such formats writes nothing for none and raises TrainError for any, with what
-        it knows.
+        What ``load`` reads is in ``folder / WEIGHTS``; afterwards it needs nothing from outside. A predictor
+        without such formats writes nothing for none and raises TrainError for any, with what it knows.
         """
         ...
 

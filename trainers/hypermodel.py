@@ -19,13 +19,14 @@ from trainers.hypermodel_space import find_space, first_line, load_hypermodel, n
 from trainers.keras_models import (
     KerasPredictor,
     assign,
-    batches,
     fresh_session,
     predict_rows,
     read_about,
     read_arrays,
+    ready_to_train,
     restore_state,
     save_state,
+    train_epoch,
 )
 
 _PROBED_ROWS = 8
@@ -198,9 +199,7 @@ def _wrapped(built: Any, shape: tuple[int, ...], classes: int, scale: float) -> 
         )
     whole = keras.Model(inputs, _logits(outputs, targets, gives_logits))
     built.steps_per_execution = 1  # we hand over one batch at a time
-    built.optimizer.build(built.trainable_variables)  # else there is no state to restore yet
-    rule = getattr(built.optimizer, "inner_optimizer", built.optimizer)
-    rule._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars  # see trainers.keras_trainer
+    ready_to_train(built)
     return _Model(built, whole, targets, gives_logits, classes, scale)
 
 
@@ -234,14 +233,8 @@ def _logits(outputs: Any, targets: _Targets, gives_logits: bool) -> Any:
 
 
 def _train_epoch(model: _Model, fold: Fold, batch_size: int, number: int) -> dict[str, float]:
-    """Train on every row once; returns the mean loss over the rows, each as its batch met it.
+    def batch_of(places: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        return model.rows(fold.x[fold.train[places]]), model.labels(fold.y_train[places])
 
-    The model's own metrics are left out: they count the rows that fill up the last batch.
-    """
-    loss = 0.0
-    for rows, counts in batches(len(fold.train), batch_size, fold.seed, number):
-        x, y = model.rows(fold.x[fold.train[rows]]), model.labels(fold.y_train[rows])
-        weights = counts * (len(rows) / counts.sum())  # Keras divides by the batch's length, filled up or not
-        batch = model.trained.train_on_batch(x, y, sample_weight=weights, return_dict=True)
-        loss += counts.sum() / len(fold.train) * batch["loss"]
-    return {"train_loss": float(loss), "learning_rate": float(model.trained.optimizer.learning_rate)}
+    # The model's own metrics are left out: they count the rows that fill up the last batch.
+    return train_epoch(model.trained, fold, batch_size, number, batch_of, ("loss",))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.contract import TrainError
+from trainers.contract import WEIGHTS, Fold, TrainError
 from trainers.keras_formats import FORMATS
 
 _MOST_ROWS_AT_ONCE = 256  # when predicting, so that memory stays bounded
@@ -69,6 +69,41 @@ def fresh_session(seed: int, precision: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def ready_to_train(model: Any) -> None:
+    """Give the optimizer of a compiled model its variables, so that there is a state to restore."""
+    optimizer = model.optimizer
+    optimizer.build(model.trainable_variables)
+    # One replica has nothing to sum, and TensorFlow's all_reduce keeps the model's graph in its registry of
+    # gradients for ever (5 MB a trial). Keras has no public way around it; other backends never call it.
+    rule = getattr(optimizer, "inner_optimizer", optimizer)
+    rule._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
+
+
+def train_epoch(
+    model: Any,
+    fold: Fold,
+    batch_size: int,
+    number: int,
+    batch_of: Callable[[NDArray[np.int64]], tuple[NDArray[Any], NDArray[Any]]],
+    metrics: Sequence[str],
+) -> dict[str, float]:
+    """Train on every row once; returns the learning rate and means over the rows, each as its batch met it.
+
+    ``batch_of`` gives what the model is shown, rows and labels, for places in ``fold.train``.
+    """
+    sums = dict.fromkeys(metrics, 0.0)
+    for places, counts in batches(len(fold.train), batch_size, fold.seed, number):
+        x, y = batch_of(places)
+        weights = counts * (
+            len(places) / counts.sum()
+        )  # Keras divides by the batch's length, filled up or not
+        told = model.train_on_batch(x, y, sample_weight=weights, return_dict=True)  # of this batch alone
+        for name in metrics:
+            sums[name] += counts.sum() / len(fold.train) * told[name]
+    means = {f"train_{name}": float(value) for name, value in sums.items()}
+    return {**means, "learning_rate": float(model.optimizer.learning_rate)}
 
 
 def batches(
@@ -176,7 +211,7 @@ class KerasPredictor:
                 f"known: {', '.join(FORMATS)}"
             )
         if self.save_whole:
-            weights = folder / "weights"
+            weights = folder / WEIGHTS
             weights.mkdir(exist_ok=True)
             self.save_whole(weights)
         import keras

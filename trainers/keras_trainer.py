@@ -17,15 +17,16 @@ from trainers.features import frozen_features
 from trainers.keras_models import (
     KerasPredictor,
     assign,
-    batches,
     fresh_session,
     import_keras,
     predict_rows,
     read_about,
     read_arrays,
+    ready_to_train,
     restore_state,
     save_model,
     save_state,
+    train_epoch,
 )
 from trainers.rebalance import class_weights
 
@@ -139,11 +140,12 @@ class KerasTrainer:
         settings = self.Settings.model_validate(about["settings"])
         shape, classes, scale = tuple(about["shape"]), tuple(about["classes"]), about["scale"]
         arrays = read_arrays(folder / "weights.npz")
-        if about["backbone"] is None:
+        backbone = about.get("backbone")
+        if backbone is None:
             model = self._whole(self._untrained(settings), shape, len(classes), scale, seed=0)
             assign(model.variables, arrays)
             return KerasPredictor(classes, model)
-        if self._backbone_key(settings) != about["backbone"]:
+        if self._backbone_key(settings) != backbone:
             raise TrainError(
                 f"{folder} holds a head that was trained on another backbone than its settings give now: "
                 "the file of weights has changed; put it back"
@@ -174,9 +176,7 @@ class KerasTrainer:
         architecture: Any = self._architecture
         return architecture.untrained(settings) if hasattr(architecture, "untrained") else settings
 
-    def _part_to_train(
-        self, settings: Any, fold: Fold, key: Mapping[str, Any] | None
-    ) -> tuple[Any, Fold]:
+    def _part_to_train(self, settings: Any, fold: Fold, key: Mapping[str, Any] | None) -> tuple[Any, Fold]:
         """The model to train and its rows: head and features where ``key`` tells of a frozen backbone."""
         shape, num_classes = fold.x.shape[1:], len(fold.classes)
         if key is None:
@@ -219,11 +219,7 @@ def _compile(model: Any, settings: TrainingSettings, weights: NDArray[np.float32
         # XLA costs TensorFlow more time on a CPU than it saves; other backends know best.
         jit_compile=False if keras.config.backend() == "tensorflow" else "auto",
     )
-    model.optimizer.build(model.trainable_variables)  # else there is no state to restore yet
-    # One replica has nothing to sum, and TensorFlow's all_reduce keeps the model's graph in its registry of
-    # gradients for ever (5 MB a trial). Keras has no public way around it; other backends never call it.
-    rule = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    rule._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
+    ready_to_train(model)
 
 
 def _optimizer(settings: TrainingSettings) -> Any:
@@ -296,19 +292,7 @@ def _epochs_since_best(scores: Sequence[float], min_delta: float) -> list[int]:
 
 
 def _train_epoch(model: Any, settings: TrainingSettings, fold: Fold, number: int) -> dict[str, float]:
-    """Train on every row once; returns means over the rows, each as its batch met it."""
-    loss = accuracy = 0.0
-    for rows, counts in batches(len(fold.train), settings.batch_size, fold.seed, number):
-        x = fold.x[fold.train[rows]].astype(np.float32)
-        # Keras divides the sum by the batch's length, filled up or not.
-        weights = counts * (len(rows) / counts.sum())
-        # Its metrics are those of this batch alone.
-        batch = model.train_on_batch(x, fold.y_train[rows], sample_weight=weights, return_dict=True)
-        share = counts.sum() / len(fold.train)
-        loss += share * batch["loss"]
-        accuracy += share * batch["accuracy"]
-    return {
-        "train_loss": float(loss),
-        "train_accuracy": float(accuracy),
-        "learning_rate": float(model.optimizer.learning_rate),
-    }
+    def batch_of(places: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        return fold.x[fold.train[places]].astype(np.float32), fold.y_train[places]
+
+    return train_epoch(model, fold, settings.batch_size, number, batch_of, ("loss", "accuracy"))

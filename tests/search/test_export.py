@@ -1,11 +1,13 @@
 """Exported models: the very one of the search, whole or not at all, and told truly by its card."""
 
+import gzip
 import json
 import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,11 @@ from search.predict import predict
 from search.results import Results, load_run
 from spaces.sweep import Sweep
 from tests.search.conftest import TINY, make_sweep
-from trainers.contract import take
+from tests.tiny import Softmax
+from trainers.contract import DataError, Epoch, Fold, take
 from trainers.datasets import load_dataset
 from trainers.folds import split_rows
+from trainers.metrics import wilson
 
 DIGITS: dict[str, Any] = {
     "dataset": "digits",
@@ -111,7 +115,7 @@ def test_test_rows_are_scored_and_validation_scores_are_those_of_the_trial(run: 
     best = results.best(1)[0]
     assert about.validation.values == dict(best.metrics)
     assert about.test and np.sum(about.test.confusion) == sum(about.data["class_counts"]["test"]) == 30
-    assert about.num_rows == sum(about.data["class_counts"]["train"])
+    assert list(about.trained_on) == about.data["class_counts"]["train"]
 
 
 def test_without_test_rows_there_are_validation_scores_only(run: Run, tmp_path: Path) -> None:
@@ -128,8 +132,48 @@ def test_folds_and_refit_train_once_more_on_all_but_the_test_rows(
 ) -> None:
     folder = export_trial(run(validation=validation), None, tmp_path / "model", refit=refit)
     about = read_about(folder)
-    assert about.refit and about.num_rows == 120
-    assert "once more after the search" in (folder / "README.md").read_text()
+    assert about.refit and about.trained_on == (40, 40, 40) and about.epoch == about.best_epoch
+    card = (folder / "README.md").read_text()
+    assert "once more after the search" in card and "ended there by itself" not in card
+    valid = 40 if "kfold" in validation else 8
+    assert f"| 1 | 40 | {valid} | 10 |" in card and "learned from them after the search" in card
+
+
+class Sooner(Softmax):
+    """Ends after two epochs where it has more than a fold's rows, as a solver may that has converged."""
+
+    def train(self, settings: Any, fold: Fold, start: Path | None) -> Generator[Epoch, float, None]:
+        yield from super().train(settings, replace(fold, epochs=2) if len(fold.train) > 100 else fold, start)
+
+
+def test_refit_that_ends_by_itself_is_exported_as_far_as_it_came(run: Run, tmp_path: Path) -> None:
+    results = run(
+        trainer="tests.search.test_export:Sooner",
+        validation={"kfold": 3, "test": 0.2},
+        fixed={"learning_rate": 0.01},
+        space={"batch_size": [8]},
+        search={"suggester": "grid"},
+    )
+    folder = export_trial(results, None, tmp_path / "model")
+    about, predictor = load_model(folder, trust=True)
+    assert (about.epoch, about.best_epoch) == (2, results.run.trials[1].best_epoch) and about.best_epoch > 2
+    with np.load(folder / "weights" / "weights.npz") as saved:
+        assert saved["epoch"] == 2
+    ended = "for 2 epochs on all 120 rows but the test rows; it ended there by itself, the trial's best "
+    assert f"{ended}epoch in the search was {about.best_epoch}" in (folder / "README.md").read_text()
+
+
+def test_rows_judged_again_and_again_count_once(run: Run, tmp_path: Path) -> None:
+    folder = export_trial(run(validation={"kfold": 3, "repeat": 4, "test": 0.2}), None, tmp_path / "model")
+    about, card = read_about(folder), (folder / "README.md").read_text()
+    confusion = np.array(about.validation.confusion)
+    assert confusion.sum() == 480 and about.repeat == 4
+    low, high = wilson(round(confusion[1, 1] / 4), 40)
+    row = next(line for line in card[card.index("### Validation") :].splitlines() if line.startswith("| 1 |"))
+    assert f"| {low:.3f} to {high:.3f} |" in row
+    assert row.endswith(f"| 40 | {round(confusion[:, 1].sum() / 4)} |")
+    assert "judged 4 times over: the table counts each row judged" in card
+    assert "| 1 | 40 | 40 | 10 |" in card
 
 
 def test_no_file_is_left_out_of_the_hashes_but_the_one_that_holds_them(run: Run, tmp_path: Path) -> None:
@@ -179,6 +223,20 @@ def test_folder_that_is_taken_is_refused_and_an_empty_one_filled(run: Run, tmp_p
         export_trial(results, 1, tmp_path / "empty")
 
 
+class Unreadable(Softmax):
+    """Cannot read something of its own when its model is loaded."""
+
+    def load(self, folder: Path) -> Any:
+        return (folder / "not-there").read_bytes()
+
+
+def test_what_cannot_be_read_is_not_told_as_what_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    results = run(trainer="tests.search.test_export:Unreadable")
+    with pytest.raises(FileNotFoundError, match="not-there"):
+        export_trial(results, 1, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
 def test_folder_that_cannot_be_made_is_told(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write .*model"):
@@ -199,6 +257,62 @@ def test_trial_that_is_not_there_or_has_no_result_is_told(run: Run, tmp_path: Pa
         export_trial(results, 7, tmp_path / "model")
     with pytest.raises(RunError, match="it is infeasible: mishap"):
         export_trial(results, 1, tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["", ".", "/etc/passwd", "weights/../../x"])
+def test_file_of_no_name_is_told(name: str, run: Run, tmp_path: Path) -> None:
+    folder = export_trial(run(), 1, tmp_path / "model")
+    about = json.loads((folder / "model.json").read_text())
+    about["files"][name] = "0" * 64
+    (folder / "model.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match=f"model.json cannot be read: files.*'{name}' is no file in the mo"):
+        load_model(folder, trust=True)
+
+
+# ---- where rows and weights come from ----
+
+
+def test_columns_of_a_compressed_table_are_told(run: Run, tmp_path: Path) -> None:
+    chance, y = np.random.default_rng(0), np.arange(60) % 2
+    lines = [f"{y[i]},{i},{a:.3f},{b:.3f}" for i, (a, b) in enumerate(chance.normal(size=(60, 2)))]
+    path = tmp_path / "rows.csv.gz"
+    with gzip.open(path, "wt") as file:
+        file.write("\n".join(["label,number,left, right", *lines]))
+    dataset = {"kind": "csv", "path": str(path), "label": "label", "drop": ["number"]}
+    about = read_about(export_trial(run(dataset=dataset), 1, tmp_path / "model"))
+    assert about.input.columns == ("left", "right")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras, while it saves
+def test_exported_transfer_needs_its_first_weights_no_more(tmp_path: Path) -> None:
+    import keras
+
+    file = tmp_path / "own.weights.h5"
+    keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(file)
+    images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 1)).astype(np.uint8)
+    np.save(tmp_path / "rows.npy", images)
+    np.save(tmp_path / "labels.npy", np.arange(24) % 2)
+    sweep = DIGITS | {
+        "dataset": {
+            "kind": "npy",
+            "path": str(tmp_path / "rows.npy"),
+            "labels": str(tmp_path / "labels.npy"),
+        },
+        "trainer": "keras/resnet50",
+        "validation": {"holdout": 0.5, "test": 0.0},
+        "epochs": 1,
+        "search": {"suggester": "grid"},
+        "space": {"learning_rate": [0.01]},
+        "fixed": {"weights": str(file), "pooling": "average", "head_units": 0},
+    }
+    run_sweep(Sweep.from_dict(sweep), tmp_path / "run", "local")
+    results = load_run(tmp_path / "run")
+    folder = export_trial(results, None, tmp_path / "model", formats=())
+    np.save(tmp_path / "rows.npy", validation_rows(results))
+    file.unlink()
+    again = predict(folder, [tmp_path / "rows.npy"]).probabilities
+    np.testing.assert_allclose(again, kept(results, 1), atol=1e-4)
 
 
 # ---- the card ----

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from trainers.architectures import alexnet, cnn, glassmodel, lenet5, lung_cnn, resnet50
-from trainers.contract import Fold, Infeasible, TrainError
+from trainers.contract import Fold, Infeasible, Trainer, TrainError
 from trainers.features import frozen_features
+from trainers.keras_trainer import KerasTrainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -260,9 +261,31 @@ def test_weights_that_cannot_be_had_are_a_train_error(
         resnet50.build(FROZEN.model_copy(update={"weights": str(file)}), SHAPE, 3, 255.0)
 
 
-def test_misspelt_weights_are_refused() -> None:
-    with pytest.raises(ValueError, match="weights"):
-        resnet50.Settings(weights="imagnet")
+@pytest.mark.parametrize("weights", ["imagnet", "own.weights.h5", "~", "/own.weights", "~nobody-here/x.h5"])
+def test_misspelt_or_relative_weights_are_refused(weights: str) -> None:
+    with pytest.raises(ValueError, match="neither imagenet nor none nor the absolute path of an .h5 file"):
+        resnet50.Settings(weights=weights)
+
+
+def test_weights_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = resnet50.Settings(weights="~/own.weights.h5")
+    with pytest.raises(TrainError, match=f"no file {tmp_path}/own.weights.h5"):
+        resnet50.backbone_key(settings)
+    (tmp_path / "own.weights.h5").write_bytes(b"x")
+    assert resnet50.backbone_key(settings)
+
+
+def test_resnet50_is_counted_without_its_weights_and_their_file_is_missed(
+    images: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.weights.h5"
+    trainer: Trainer = KerasTrainer("resnet50")
+    settings = resnet50.Settings(weights=str(file), pooling="average", head_units=0, train_from="conv5")
+    with pytest.raises(TrainError, match="there is no file"):
+        trainer.check(settings, features_fold(images))
+    file.write_bytes(b"numbers that nobody can read")
+    assert trainer.check(settings, features_fold(images)) == 23_587_712 + 2049 * 3
 
 
 @pytest.mark.slow

@@ -212,16 +212,6 @@ def test_a_converged_solver_repeats_its_last_state_until_max_iter(
 
 
 @needs_java
-def test_folds_in_step_end_together_though_one_converges_early(make_fold: MakeFold) -> None:
-    fold = make_fold(epochs=3)
-    (one_class,) = np.nonzero(fold.y_train == 0)
-    early = make_fold(epochs=3, train=fold.train[one_class], y_train=fold.y_train[one_class])
-    both = [train(each, tol=0.01, iterations_per_epoch=20) for each in (fold, early)]
-    assert both[0][-1].curves["iterations"] > both[1][-1].curves["iterations"]
-    assert [[epoch.number for epoch in epochs] for epochs in both] == [[1, 2, 3], [1, 2, 3]]
-
-
-@needs_java
 def test_two_partitions_sum_the_same_every_time(fold: Fold) -> None:
     one, other = (train(fold, partitions=2, max_iter=4)[-1] for _ in range(2))
     assert np.array_equal(one.probabilities, other.probabilities)

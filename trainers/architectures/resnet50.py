@@ -102,7 +102,7 @@ def backbone_key(settings: Settings) -> dict[str, str] | None:
 
 
 def untrained(settings: Settings) -> Settings:
-    """With these ``build`` makes the same layers of random weights, and neither downloads nor reads a file."""
+    """With these ``build`` makes the same layers, of random weights, and needs no network and no file."""
     return settings.model_copy(update={"weights": "none"})
 
 
@@ -186,8 +186,7 @@ def _weights_file(weights: str) -> Path:
     file = _home_expanded(weights)
     if not file.is_file():
         raise TrainError(
-            f"weights: there is no file {file}; give the absolute path of an .h5 file, "
-            "imagenet or none"
+            f"weights: there is no file {file}; give the absolute path of an .h5 file, imagenet or none"
         )
     return file
 
