@@ -45,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SpaceError, DataError, RunError) as error:
         return _complain(error, BAD_INPUT)
     except Interrupted as interrupted:
-        print(
-            f"interrupted; everything reported is safe. Go on: rungwise resume {options.run}", file=sys.stderr
-        )
+        runs = f" --runs {options.runs}" if options.runs else ""
+        go_on = f"rungwise resume {options.run}{runs}"
+        print(f"interrupted; everything reported is safe. Go on: {go_on}", file=sys.stderr)
         return 128 + interrupted.signum
     except KeyboardInterrupt:
         return 130

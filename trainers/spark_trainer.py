@@ -2,6 +2,7 @@
 
 import atexit
 import json
+import logging
 import math
 import os
 import re
@@ -405,7 +406,15 @@ def _start(master: str) -> "SparkSession":
             said.seek(0)
             raise TrainError(_why_not_started(master, error, said.read().decode(errors="replace"))) from error
     atexit.register(_stop, session)
+    # An interrupt in the middle of a fit is told by the run, in a line; Py4J would tell it in forty.
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(_is_not_of_py4j)
     return session
+
+
+def _is_not_of_py4j(record: logging.LogRecord) -> bool:
+    """Py4J logs an interrupt on the root logger."""
+    return Path(record.pathname).parent.name != "py4j"
 
 
 _QUIET = {
