@@ -48,6 +48,8 @@ Array = NDArray[np.float64]
 PATIENCE = 2.0
 """How many times the peer's budget an arm may take."""
 RESAMPLES = 4000
+GRID = 50
+"""A param with at most so many recorded values was recorded on a grid."""
 
 
 # ---- what was recorded ----
@@ -73,9 +75,9 @@ class Task:
 
     def budget(self, trainings: float | None, workers: int) -> float:
         """Seconds in which ``workers`` could train so many average configurations to their end; by default
-        a twenty-fifth of all."""
+        a twenty-fifth of all, and one each."""
         whole = float(self.cost.sum(1).mean())
-        return whole * (trainings or len(self.configs) / 25) / workers
+        return whole * (trainings or max(len(self.configs) / 25, workers)) / workers
 
 
 def load_tasks(path: Path, wanted: Iterable[str] | None = None) -> list[Task]:
@@ -88,11 +90,13 @@ def load_tasks(path: Path, wanted: Iterable[str] | None = None) -> list[Task]:
 
 
 def _task(file: Any, name: str, shape: dict[str, list[Any]]) -> Task:
-    space = Space({_renamed(key, kind): _param(kind, ends) for key, (kind, *ends) in shape.items()})
-    configs = [
-        {_renamed(key, kind): _value(kind, ends, config[key]) for key, (kind, *ends) in shape.items()}
-        for config in json.loads(str(file[f"{name}/configs"]))
-    ]
+    recorded = json.loads(str(file[f"{name}/configs"]))
+    axes = {
+        key: _axis(kind, ends, [config[key] for config in recorded]) for key, (kind, *ends) in shape.items()
+    }
+    space = Space({key: param for key, (param, _) in axes.items()})
+    columns = [values for _, values in axes.values()]
+    configs = [dict(zip(axes, row, strict=True)) for row in zip(*columns, strict=True)]
     curve = file[f"{name}/curve"].astype(float) * (1 if file[f"{name}/maximize"] else -1)
     cube = Cube(space)
     rows = cube.encode(np.array([cube.point(config) for config in configs]))
@@ -100,27 +104,22 @@ def _task(file: Any, name: str, shape: dict[str, list[Any]]) -> Task:
     return Task(name, space, configs, rows, np.where(np.isfinite(curve), curve, np.nan), cost)
 
 
-def _renamed(name: str, kind: str) -> str:
-    return f"one_minus_{name}" if kind == "log1m" else name
-
-
-def _param(kind: str, ends: list[Any]) -> Param:
-    match kind, ends:
-        case "cat", [values]:
-            return Choice(tuple(values))
-        case "int" | "logint", [low, high]:
-            return Int(low, high, log=kind == "logint")
-        case "lin" | "log" | "log1m", [low, high]:  # log1m: how far below 1, on a logarithmic scale
-            return Float(low, high, log=kind != "lin")
-    raise SystemExit(f"a space knows cat, int, logint, lin, log and log1m, got {kind!r}")
-
-
-def _value(kind: str, ends: list[Any], value: Any) -> Value:
+def _axis(kind: str, ends: list[Any], recorded: list[Any]) -> tuple[Param, list[Value]]:
+    """One param and the value of each configuration; of one recorded on a grid, the places in that grid."""
     if kind == "cat":
-        return str(value) if isinstance(value, str) else value
-    value = 1 - value if kind == "log1m" else value
-    inside = min(max(value, ends[0]), ends[1])
-    return round(inside) if kind.endswith("int") else float(inside)
+        return Choice(tuple(ends[0])), recorded
+    if kind not in ("int", "logint", "lin", "log", "log1m"):
+        raise SystemExit(f"a space knows cat, int, logint, lin, log and log1m, got {kind!r}")
+    if kind == "log1m":  # how far below 1, on a logarithmic scale
+        recorded = [1 - value for value in recorded]
+    grid = sorted(set(recorded))
+    if len(grid) <= GRID:
+        return Int(0, len(grid) - 1), [grid.index(value) for value in recorded]
+    low, high = ends
+    inside = [min(max(value, low), high) for value in recorded]
+    if kind.endswith("int"):
+        return Int(low, high, log=kind == "logint"), [round(value) for value in inside]
+    return Float(low, high, log=kind != "lin"), [float(value) for value in inside]
 
 
 # ---- simulated workers ----
@@ -157,6 +156,8 @@ class Trace:
 
     times: Array
     values: Array
+    end: float
+    """When the budget was used up, or all work done."""
     trials: int
     wall_s: float
 
@@ -182,7 +183,8 @@ def simulate(pilot: Pilot, task: Task, workers: int, horizon: float, clock: Cloc
         ):
             _train(events, clock.now, next(order), piece, epoch + 1, task)
     times, values = np.array(better).reshape(-1, 2).T
-    return Trace(times, values, len(trials), time.perf_counter() - began)
+    end = horizon if events else clock.now
+    return Trace(times, values, end, len(trials), time.perf_counter() - began)
 
 
 def _train(events: list[Any], now: float, order: int, piece: Piece, epoch: int, task: Task) -> None:
@@ -313,10 +315,10 @@ class SearchPilot:
 def searching(
     suggester: str, rule: str, reduction: int = 3, grace: int | None = None, nearest: type[Nearest] = Nearest
 ) -> Callable[[Task, int, Clock, int, float], Pilot]:
-    """An arm that is a ``Search``; ``grace`` is a sixteenth of the epochs unless given."""
+    """An arm that is a ``Search``; unless given, ``grace`` lies three rungs below the end, at epochs / 27."""
 
     def pilot(task: Task, seed: int, clock: Clock, workers: int, budget: float) -> Pilot:
-        lowest = grace or max(1, round(task.epochs / 16))
+        lowest = grace or max(1, round(task.epochs / 27))
         asha = {"grace": lowest, "reduction": reduction, "rule": rule}
         return SearchPilot(task, seed, clock, nearest, suggester, asha)
 
@@ -455,8 +457,9 @@ def mean_regret(traces: list[Trace], task: Task) -> tuple[Array, Array]:
     return times, np.mean(regrets, axis=0)
 
 
-def share(ours: list[Trace], peer: list[Trace], task: Task, budget: float) -> float:
-    """The share of ``budget`` after which ours are as good as the peer's are at its end."""
+def share(ours: list[Trace], peer: list[Trace], task: Task) -> float:
+    """The share of the peer's time after which ours are as good as the peer's are at its end."""
+    budget = float(np.mean([trace.end for trace in peer]))
     _, regret = mean_regret(peer, task)
     times, falling = mean_regret(ours, task)
     reached = falling <= regret[-1] + 1e-12
@@ -498,15 +501,8 @@ def table_of(file: Path, tasks: list[Task], options: argparse.Namespace) -> Tabl
     peers = [arm for arm in PEERS if arm in options.arms]
     traces = compare(tasks, options, [*ours, *peers])
     table = Table("peer", *ours, title=f"{file.stem}: {len(tasks)} tasks, {_title(options)}")
-    budgets = [task.budget(options.trainings, options.workers) for task in tasks]
     for peer in peers:
-        cells = [
-            [
-                share(traces[arm][t.name], traces[peer][t.name], t, b)
-                for t, b in zip(tasks, budgets, strict=True)
-            ]
-            for arm in ours
-        ]
+        cells = [[share(traces[arm][t.name], traces[peer][t.name], t) for t in tasks] for arm in ours]
         table.add_row(peer, *(interval(np.array(shares)) for shares in cells))
     speeds = [[trace for each in traces[arm].values() for trace in each] for arm in ours]
     table.add_section()
@@ -518,7 +514,11 @@ def table_of(file: Path, tasks: list[Task], options: argparse.Namespace) -> Tabl
 
 
 def _title(options: argparse.Namespace) -> str:
-    amount = f"{options.trainings:g} whole trainings" if options.trainings else "n / 25 whole trainings"
+    amount = (
+        f"{options.trainings:g} whole trainings"
+        if options.trainings
+        else "max(n / 25, workers) whole trainings"
+    )
     return f"{options.workers} workers, {options.seeds} seeds, budget {amount}"
 
 
@@ -529,7 +529,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--tasks", nargs="+", help="names of tasks; all if left out")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
-    parser.add_argument("--trainings", type=float, help="the budget, in whole trainings; n / 25 if left out")
+    parser.add_argument(
+        "--trainings", type=float, help="the budget, in whole trainings; max(n / 25, workers) if left out"
+    )
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     for file in options.curves:

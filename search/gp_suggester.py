@@ -75,7 +75,9 @@ class GaussianProcessSuggester:
 
     def report(self, number: int, epoch: int, value: float) -> None:
         self._in_flight[number] = None  # a promoted trial is in flight again, which nobody else tells
-        if epoch in self._rungs or math.isnan(value):
+        if math.isnan(value):
+            self._learn(number, self._epochs, value)  # at the last epoch: it would be no better there
+        elif epoch in self._rungs:
             self._learn(number, epoch, value)
 
     def rest(self, number: int) -> None:

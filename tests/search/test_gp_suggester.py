@@ -230,7 +230,7 @@ def test_a_small_space_is_tried_out_before_anything_comes_again() -> None:
     for number in range(1, 13):
         params = suggester.suggest(number)
         seen.append((params["a"], params["b"]))
-        suggester.report(number, 1, float(params["b"]))  # type: ignore[arg-type]
+        suggester.report(number, 1, float(params["b"]))
         suggester.finish(number, "complete", 0.0)
     assert len(set(seen)) >= 11, "the first few come by chance"
 
