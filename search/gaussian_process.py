@@ -104,13 +104,22 @@ def _prior(dims: int) -> tuple[Array, Array]:
 
 def matern(squared: Array) -> Array:
     """The Matern covariance with nu = 5/2 and variance 1 at a squared distance (RW, equation 4.17)."""
-    a = np.sqrt(5 * squared)
-    return (1 + a + a * a / 3) * np.exp(-a)
+    a = np.sqrt(squared)
+    a *= math.sqrt(5)
+    k = a / 3  # in place from here on: this is where an ask spends its time
+    k += 1
+    k *= a
+    k += 1
+    np.negative(a, out=a)
+    k *= np.exp(a, out=a)
+    return k
 
 
 def _squared_distances(one: Array, other: Array) -> Array:
-    squared = (one**2).sum(1)[:, None] + (other**2).sum(1) - 2 * one @ other.T
-    return cast(Array, np.maximum(squared, 0))
+    squared = one @ (-2 * other.T)
+    squared += (one**2).sum(1)[:, None]
+    squared += (other**2).sum(1)
+    return np.maximum(squared, 0, out=squared)
 
 
 def normal_scores(values: Array) -> Array:

@@ -30,6 +30,8 @@ FITTED = 128
 GROWTH = 1.2
 SCATTERED, NEAR, NEARER = 128, 64, 64
 """Candidates: anywhere, around the best known configurations, and around the best candidate of those."""
+BELIEVED = 64
+"""Trials in flight that count as known, the latest to start or go on."""
 BEST = 8
 """Configurations that the improvement is counted from and candidates are drawn around."""
 
@@ -74,7 +76,7 @@ class GaussianProcessSuggester:
         self._start(number, params)
 
     def report(self, number: int, epoch: int, value: float) -> None:
-        self._in_flight[number] = None  # a promoted trial is in flight again, which nobody else tells
+        self._in_flight.setdefault(number)  # a promoted trial is in flight again, which nobody else tells
         if math.isnan(value):
             self._learn(number, self._epochs, value)  # at the last epoch: it would be no better there
         elif epoch in self._rungs:
@@ -141,7 +143,7 @@ class GaussianProcessSuggester:
 
     def _most_promising(self, theta: Array, chance: np.random.Generator) -> dict[str, Value]:
         x, y = self._data(self._values)
-        pending = [self._points[number] for number in self._in_flight]
+        pending = [self._points[number] for number in list(self._in_flight)[-BELIEVED:]]
         believed = self._rows(np.array(pending).reshape(-1, self._cube.dims))
         process = Process(x, y, theta, self._cube.groups, believed)
         best = self._best()
