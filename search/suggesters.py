@@ -1,16 +1,19 @@
-"""Who proposes the params of the next trial: at random, over a grid, or along a Sobol sequence.
+"""Who proposes the params of the next trial: at random, over a grid, along a Sobol sequence, or a model.
 
 A suggester's randomness follows from (seed, trial number) and its knowledge from what it was told, so the
 same log gives the same next suggestion, before and after a crash.
 """
 
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import numpy as np
 
+from search.asha import Asha
 from search.events import Ending
 from spaces.params import Space, Value
 from spaces.sweep import Sweep
+from trainers.catalog import load_trainer
 
 
 class Suggester(Protocol):
@@ -45,9 +48,26 @@ def load_suggester(sweep: Sweep) -> Suggester:
             return Grid(space)
         case "qmc":
             return Sobol(space, seed)
+        case "gp":
+            from search.gp_suggester import GaussianProcessSuggester  # SciPy takes a third of a second
+
+            rungs = _rungs(sweep)
+            return GaussianProcessSuggester(space, seed, sweep.epochs, rungs, _defaults(sweep))
     from search.optuna_suggesters import OptunaSuggester  # Optuna takes half a second to import
 
     return OptunaSuggester(name, space, seed)
+
+
+def _rungs(sweep: Sweep) -> Collection[int]:
+    if sweep.asha is None:
+        return Asha(sweep.epochs).rungs
+    return Asha(sweep.epochs, sweep.asha.grace, sweep.asha.reduction).rungs
+
+
+def _defaults(sweep: Sweep) -> dict[str, Any]:
+    """What the trainer would use for a param that a sweep leaves alone."""
+    fields = load_trainer(sweep.trainer).Settings.model_fields
+    return {name: field.default for name, field in fields.items() if not field.is_required()}
 
 
 class _Deaf:

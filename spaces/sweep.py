@@ -69,8 +69,8 @@ class Validation(_Section):
 class Suggest(_Section):
     """What proposes the next configuration, and how many it may propose."""
 
-    suggester: Literal["random", "grid", "tpe", "cmaes", "qmc", "nsga2"] = Field(
-        "tpe", description="one of random, grid, tpe, cmaes, qmc, nsga2"
+    suggester: Literal["random", "grid", "gp", "tpe", "cmaes", "qmc", "nsga2"] = Field(
+        "tpe", description="one of random, grid, gp, tpe, cmaes, qmc, nsga2"
     )
     trials: int = Field(40, ge=1, description="a whole number from 1 up")
     """Left out for a grid, it becomes the number of points in the grid."""

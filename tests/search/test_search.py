@@ -9,7 +9,7 @@ from search.events import Event, Finished, Promoted, Reported, RunFailed, TrialS
 from search.search import Ended, Report, Search
 from tests.search.conftest import drive, make_sweep, start
 
-SUGGESTERS = ("random", "tpe", "cmaes", "qmc", "nsga2")
+SUGGESTERS = ("random", "gp", "tpe", "cmaes", "qmc", "nsga2")
 
 
 def statuses(search: Search) -> Counter[str]:

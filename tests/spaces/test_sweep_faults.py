@@ -81,7 +81,7 @@ space:
         "2: trainr: unknown key; did you mean 'trainer'?",
         "3: objective: must be the metric to rank by, such as macro_f1, got 5",
         "4: epochs: must be a whole number from 1 up, got 'many'",
-        "5: search.suggester: must be one of random, grid, tpe, cmaes, qmc, nsga2, got 'tpee';"
+        "5: search.suggester: must be one of random, grid, gp, tpe, cmaes, qmc, nsga2, got 'tpee';"
         " did you mean 'tpe'?",
         "5: search.trials: must be a whole number from 1 up, got 0",
         "5: search.sed: unknown key; did you mean 'seed'?",

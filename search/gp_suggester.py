@@ -1,0 +1,256 @@
+"""A Gaussian process over (params, epoch) that proposes the params with the highest expected improvement.
+
+Every value at a rung teaches it, also that of a trial which went no further: how a configuration would end is
+extrapolated along the epochs. Values are replaced by their ranks, so that neither a loss that explodes nor
+accuracies crowded below 1 bend the model, and NaN, failed and infeasible are simply the worst there is.
+
+Time per ask is bounded: the memory holds at most ``MEMORY`` values, the length scales are fitted to at most
+``FITTED`` of them, and only each time that a fifth more has been learned.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from search.events import Ending
+from search.gaussian_process import Array, Process, expected_improvement, fit, normal_scores
+from spaces.params import Choice, Param, Space, Value, among
+
+_ALGEBRA = ThreadpoolController()
+"""One thread: more of them only wait for each other at this size, and could round differently elsewhere."""
+
+MEMORY = 280
+KEPT = 200
+"""What is left of a full memory: half of it the best, half by chance, to know where not to look."""
+FITTED = 128
+GROWTH = 1.2
+SCATTERED, NEAR, NEARER = 128, 64, 64
+"""Candidates: anywhere, around the best known configurations, and around the best candidate of those."""
+BELIEVED = 64
+"""Trials in flight that count as known, the latest to start or go on."""
+BEST = 8
+"""Configurations that the improvement is counted from and candidates are drawn around."""
+
+
+class GaussianProcessSuggester:
+    """Proposes ``defaults`` first where the space holds them, the middle of the range for the other params.
+
+    ``rungs`` are the epochs whose values are learned from, beside the last one.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        seed: int,
+        epochs: int,
+        rungs: Collection[int] = (),
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._cube = Cube(space)
+        self._seed = seed
+        self._epochs = epochs
+        self._rungs = {*rungs, epochs}
+        self._defaults = defaults or {}
+        self._points: dict[int, Array] = {}
+        self._tried: set[bytes] = set()
+        self._in_flight: dict[int, None] = {}
+        self._values: dict[tuple[int, int], float] = {}
+        """By trial and epoch; NaN for what ended badly."""
+        self._num_learned = 0
+        self._next_fit = len(space.params) + 2
+        self._theta: Array | None = None
+
+    def suggest(self, number: int) -> dict[str, Value]:
+        with _ALGEBRA.limit(limits=1):
+            params = self._propose(number)
+        self._start(number, params)
+        return params
+
+    def restore(self, number: int, params: dict[str, Value]) -> None:
+        with _ALGEBRA.limit(limits=1):
+            self._fit_if_due()
+        self._start(number, params)
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        self._in_flight.setdefault(number)  # a promoted trial is in flight again, which nobody else tells
+        if math.isnan(value):
+            self._learn(number, self._epochs, value)  # at the last epoch: it would be no better there
+        elif epoch in self._rungs:
+            self._learn(number, epoch, value)
+
+    def rest(self, number: int) -> None:
+        self._in_flight.pop(number, None)
+
+    def finish(self, number: int, ending: Ending, value: float) -> None:
+        self._in_flight.pop(number, None)
+        if ending in ("failed", "infeasible"):
+            self._learn(number, self._epochs, math.nan)
+
+    def _propose(self, number: int) -> dict[str, Value]:
+        self._fit_if_due()
+        chance = np.random.default_rng([self._seed, number])
+        if number == 1:
+            return self._cube.first(self._defaults)
+        if self._theta is None:
+            return self._cube.params(chance.random(self._cube.dims))
+        return self._most_promising(self._theta, chance)
+
+    def _start(self, number: int, params: Mapping[str, Value]) -> None:
+        self._points[number] = self._cube.point(params)
+        self._tried.add(self._points[number].tobytes())
+        self._in_flight[number] = None
+
+    def _learn(self, number: int, epoch: int, value: float) -> None:
+        self._values[number, epoch] = value
+        self._num_learned += 1
+        if len(self._values) > MEMORY:
+            latest = {trial: epoch for trial, epoch in self._values}
+            last = [key for key in self._values if latest[key[0]] == key[1]]
+            self._values = {key: self._values[key] for key in self._thinned(last, KEPT)}
+
+    def _thinned(self, keys: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+        """At most ``size`` of ``keys``: one half those with the best values, one half any others."""
+        if len(keys) <= size:
+            return keys
+        ordered = sorted(keys, key=lambda key: _ascending(self._values[key]), reverse=True)
+        chance = np.random.default_rng([self._seed, self._num_learned])
+        others = chance.choice(np.arange(size // 2, len(ordered)), size - size // 2, replace=False)
+        kept = {*ordered[: size // 2], *(ordered[i] for i in others)}
+        return [key for key in keys if key in kept]
+
+    def _fit_if_due(self) -> None:
+        if self._num_learned >= self._next_fit:
+            self._next_fit = math.ceil(GROWTH * self._num_learned)
+            x, y = self._data(self._thinned(list(self._values), FITTED))
+            self._theta = fit(x, y, self._cube.groups, self._theta)
+
+    def _data(self, keys: Collection[tuple[int, int]]) -> tuple[Array, Array]:
+        points = np.array([self._points[trial] for trial, _ in keys])
+        progress = np.array([self._progress(epoch) for _, epoch in keys])
+        return self._rows(points, progress), normal_scores(np.array([self._values[key] for key in keys]))
+
+    def _progress(self, epoch: int) -> float:
+        return math.log(epoch) / math.log(self._epochs) if self._epochs > 1 else 1.0
+
+    def _rows(self, points: Array, progress: Array | float = 1.0) -> Array:
+        """What the process sees of ``points``, at the end of training unless told otherwise."""
+        encoded = self._cube.encode(points)
+        return np.column_stack([encoded, np.broadcast_to(progress, len(encoded))])
+
+    def _most_promising(self, theta: Array, chance: np.random.Generator) -> dict[str, Value]:
+        x, y = self._data(self._values)
+        pending = [self._points[number] for number in list(self._in_flight)[-BELIEVED:]]
+        believed = self._rows(np.array(pending).reshape(-1, self._cube.dims))
+        process = Process(x, y, theta, self._cube.groups, believed)
+        best = self._best()
+        incumbent = float(process.at(self._rows(best))[0].max())
+
+        def improvement(points: Array) -> Array:
+            return expected_improvement(*process.at(self._rows(points)), incumbent)
+
+        scattered = chance.random((SCATTERED, self._cube.dims))
+        points = np.vstack([scattered, self._cube.neighbours(best, NEAR, chance)])
+        gain = improvement(points)
+        nearer = self._cube.neighbours(points[[int(gain.argmax())]], NEARER, chance)
+        points, gain = np.vstack([points, nearer]), np.concatenate([gain, improvement(nearer)])
+        return self._first_untried(points[np.argsort(-gain, kind="stable")])
+
+    def _best(self) -> Array:
+        ordered = sorted(self._values, key=lambda key: _ascending(self._values[key]), reverse=True)
+        trials = list(dict.fromkeys(trial for trial, _ in ordered))[:BEST]
+        return np.array([self._points[trial] for trial in trials])
+
+    def _first_untried(self, points: Array) -> dict[str, Value]:
+        """Of a space with few values, a configuration that was tried may look best again."""
+        for point in points:
+            params = self._cube.params(point)
+            if self._cube.point(params).tobytes() not in self._tried:
+                return params
+        return self._cube.params(points[0])
+
+
+class Cube:
+    """The unit cube that a space fills: one coordinate a param, of no account where it does not exist."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._index = {name: i for i, name in enumerate(space.params)}
+        widths = [_width(param) for param in space.params.values()]
+        self.groups = np.repeat(np.arange(len(widths) + 1), [*widths, 1])
+        """The length scale of each encoded column: one a param, the last one for the epoch."""
+
+    @property
+    def dims(self) -> int:
+        return len(self._index)
+
+    def params(self, point: Array) -> dict[str, Value]:
+        return self._space.fill(lambda name, param: param.from_unit(float(point[self._index[name]])))
+
+    def point(self, params: Mapping[str, Value]) -> Array:
+        space = self._space.params.items()
+        return np.array([param.to_unit(params[name]) if name in params else 0.5 for name, param in space])
+
+    def first(self, defaults: Mapping[str, Any]) -> dict[str, Value]:
+        def default(name: str, param: Param) -> Value:
+            return defaults[name] if param.contains(defaults.get(name)) else param.from_unit(0.5)
+
+        return self._space.fill(default)
+
+    def neighbours(self, points: Array, amount: int, chance: np.random.Generator) -> Array:
+        """``amount`` points around ``points`` in turn; every other one differs in few coordinates only."""
+        around = np.resize(points, (amount, self.dims))
+        width = 10 ** chance.uniform(-2, -0.5, (amount, 1))
+        moved = around + width * chance.standard_normal(around.shape)
+        moved = 1 - np.abs(1 - np.abs(moved) % 2)  # a step across a face is reflected
+        is_choice = np.array([isinstance(param, Choice) for param in self._space.params.values()])
+        moved = np.where(is_choice & (chance.random(around.shape) < 0.3), chance.random(around.shape), moved)
+        share = np.where(np.arange(amount) % 2, 1.0, min(1.0, 2 / self.dims))
+        return np.where(chance.random(around.shape) < share[:, None], moved, around)
+
+    def encode(self, points: Array) -> Array:
+        """Numbers as they are, a choice one-hot; what does not exist lies in the middle, a column says so.
+
+        Two different choices lie as far apart as the two ends of a range.
+        """
+        exists = self._exists(points)
+        columns: list[Array] = []
+        for i, (name, param) in enumerate(self._space.params.items()):
+            here = exists[name][:, None]
+            if isinstance(param, Choice):
+                hot = np.eye(param.size)[_chosen(param, points[:, i])]
+                columns.append(np.where(here, hot, 1 / param.size) / math.sqrt(2))
+            else:
+                columns.append(np.where(here, points[:, [i]], 0.5))
+            if param.when:
+                columns.append(here.astype(float))
+        return np.hstack(columns)
+
+    def _exists(self, points: Array) -> dict[str, NDArray[np.bool_]]:
+        exists: dict[str, NDArray[np.bool_]] = {}
+        for name, param in self._space.params.items():
+            exists[name] = np.ones(len(points), bool)
+            for other, wanted in param.when.items():
+                exists[name] &= exists[other] & self._is_among(other, wanted, points)
+        return exists
+
+    def _is_among(self, name: str, wanted: Collection[Any], points: Array) -> NDArray[np.bool_]:
+        param, column = self._space.params[name], points[:, self._index[name]]
+        if isinstance(param, Choice):
+            return np.array([among(value, wanted) for value in param.values])[_chosen(param, column)]
+        return np.array([among(param.from_unit(float(u)), wanted) for u in column], bool)
+
+
+def _width(param: Param) -> int:
+    return (param.size if isinstance(param, Choice) else 1) + bool(param.when)
+
+
+def _chosen(param: Choice, column: Array) -> NDArray[np.int64]:
+    return np.minimum((column * param.size).astype(np.int64), param.size - 1)
+
+
+def _ascending(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
