@@ -61,7 +61,7 @@ def test_two_trials_train_to_a_result(path: Path, tmp_path: Path) -> None:
 
 def small(path: Path, sweep: Sweep) -> list[str]:
     """Two epochs at most, two folds where there are several, and less of what is large."""
-    epochs = min(2, sweep.epochs)
+    epochs = 1 if sweep.trainer == "spark/mlp" else min(2, sweep.epochs)  # a job of Spark's takes its time
     overrides = [f"search.trials={min(2, sweep.space.size or 2)}", f"epochs={epochs}"]
     if sweep.validation.kfold:
         overrides.append("validation.kfold=2")
