@@ -23,8 +23,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from search.asha import Asha
 from search.driver import load_rows, training_of
-from search.events import Reported, RunError
-from search.search import Ended, Report, Stretch, derived_seed
+from search.events import RunError
+from search.search import Ended, Report, Stretch, derived_seed, reported
 from search.trial_loop import Training, Worker, faults_of
 from spaces.params import Fault, SpaceError, Value
 from spaces.sweep import Sweep, trainer_name
@@ -527,17 +527,7 @@ def _problem(reports: Sequence[Report], ended: Ended | None) -> str:
 
 
 def _line_bytes(report: Report) -> int:
-    event = Reported(
-        trial=report.trial,
-        epoch=report.epoch,
-        metrics=dict(report.metrics),
-        folds=report.folds,
-        confusion=report.confusion,
-        curves=dict(report.curves),
-        seconds=report.seconds,
-        decision="continue",
-    )
-    return len(event.model_dump_json())
+    return len(reported(report, time.time(), "continue").model_dump_json())
 
 
 class _TimeIsUp(BaseException):

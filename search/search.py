@@ -159,7 +159,7 @@ class Search:
         decision: Decision = "continue"
         for report in reports:
             decision, finished = self._judge(report)
-            events += [self._reported(report, decision), *finished]
+            events += [reported(report, self._clock(), decision), *finished]
             if decision != "continue":
                 break
         self._record(*events)
@@ -236,20 +236,6 @@ class Search:
             return decision, []
         return "stop", [Finished(time=self._clock(), trial=report.trial, ending=ending, reason=reason)]
 
-    def _reported(self, report: Report, decision: Decision) -> Reported:
-        return Reported(
-            time=self._clock(),
-            trial=report.trial,
-            epoch=report.epoch,
-            metrics=dict(report.metrics),
-            folds=report.folds,
-            confusion=report.confusion,
-            curves=dict(report.curves),
-            seconds=report.seconds,
-            checkpoint=report.checkpoint is not None,
-            decision=decision,
-        )
-
     def _ending(self, report: Report, value: float, decision: Decision) -> tuple[Ending | None, str]:
         """Whether this report is the trial's last, and why."""
         if math.isnan(value):
@@ -315,6 +301,22 @@ class Search:
                 f"{same} configurations in a row were infeasible; the last one: {ended.reason}; "
                 "narrow the space: rungwise check shows what fits"
             )
+
+
+def reported(report: Report, time: float, decision: Decision) -> Reported:
+    """The line of the log that a report becomes."""
+    return Reported(
+        time=time,
+        trial=report.trial,
+        epoch=report.epoch,
+        metrics=dict(report.metrics),
+        folds=report.folds,
+        confusion=report.confusion,
+        curves=dict(report.curves),
+        seconds=report.seconds,
+        checkpoint=report.checkpoint is not None,
+        decision=decision,
+    )
 
 
 def derived_seed(seed: int, trial: int) -> int:
