@@ -53,13 +53,13 @@ class HyperModelTrainer:
         about = self._describe(settings, fold)
         model = self._new_model(about, fold.seed)
         model.check_outputs(fold.x[fold.train[:_PROBED_ROWS]])
-        scores = restore_state(model.whole, model.trained, about, start) if start else []
+        scores = restore_state(model.whole, model.training_state, about, start) if start else []
         chosen = about["settings"]
         while len(scores) < min(chosen["epochs"], fold.epochs):
             number = len(scores) + 1
             curves = _train_epoch(model, fold, chosen["batch_size"], number)
             probabilities = predict_rows(model.whole, fold.x, fold.valid)
-            save = partial(save_state, model.whole, model.trained, about, scores)
+            save = partial(save_state, model.whole, model.training_state, about, scores)
             scores = [*scores, (yield Epoch(number, probabilities, curves, save))]
 
     def load(self, folder: Path) -> KerasPredictor:
@@ -149,6 +149,13 @@ class _Model:
     classes: int
     scale: float
 
+    @property
+    def training_state(self) -> list[Any]:
+        """The variables that training changes besides those of the model in use."""
+        in_use = {id(variable) for variable in self.whole.variables}
+        others = [variable for variable in self.trained.variables if id(variable) not in in_use]
+        return [*others, *self.trained.optimizer.variables]
+
     def rows(self, x: NDArray[Any]) -> NDArray[np.float32]:
         return x.astype(np.float32) * np.float32(1 / self.scale)
 
@@ -199,7 +206,7 @@ def _wrapped(built: Any, shape: tuple[int, ...], classes: int, scale: float) -> 
         )
     whole = keras.Model(inputs, _logits(outputs, targets, gives_logits))
     built.steps_per_execution = 1  # we hand over one batch at a time
-    ready_to_train(built)
+    ready_to_train(built.optimizer, built.trainable_variables)
     return _Model(built, whole, targets, gives_logits, classes, scale)
 
 

@@ -1,5 +1,6 @@
 """What any Keras model here needs around its training: a session, batches, predictions, its state on disk."""
 
+import gc
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from trainers.keras_formats import FORMATS
 _MOST_ROWS_AT_ONCE = 256  # when predicting, so that memory stays bounded
 
 
+@cache
 def import_keras() -> Any:
     """Keras, set up once for a process that trains one model after another."""
     # Read once, when a backend is first imported. Whoever set them before wins.
@@ -34,6 +37,11 @@ def import_keras() -> Any:
 
         tensorflow.config.experimental.enable_op_determinism()  # else a GPU adds up in any order
         tensorflow.get_logger().setLevel("ERROR")  # it warns of a new trace for every new model
+        if not tensorflow.config.list_physical_devices("GPU"):
+            # Its rewriting of graphs reorders sums and products, and not the same way each time that the same
+            # graph is built; on a CPU it saves nothing that could be measured.
+            tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    gc.freeze()  # what is loaded stays: a warm worker looks for garbage often, and need not look there
     return keras
 
 
@@ -71,10 +79,9 @@ def fresh_session(seed: int, precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def ready_to_train(model: Any) -> None:
-    """Give the optimizer of a compiled model its variables, so that there is a state to restore."""
-    optimizer = model.optimizer
-    optimizer.build(model.trainable_variables)
+def ready_to_train(optimizer: Any, variables: list[Any]) -> None:
+    """Give an optimizer its variables, so that there is a state to restore."""
+    optimizer.build(variables)
     # One replica has nothing to sum, and TensorFlow's all_reduce keeps the model's graph in its registry of
     # gradients for ever (5 MB a trial). Keras has no public way around it; other backends never call it.
     rule = getattr(optimizer, "inner_optimizer", optimizer)
@@ -94,7 +101,7 @@ def train_epoch(
     ``batch_of`` gives what the model is shown, rows and labels, for places in ``fold.train``.
     """
     sums = dict.fromkeys(metrics, 0.0)
-    for places, counts in batches(len(fold.train), batch_size, fold.seed, number):
+    for places, counts in zip(*batches(len(fold.train), batch_size, fold.seed, number), strict=True):
         x, y = batch_of(places)
         weights = counts * (
             len(places) / counts.sum()
@@ -108,18 +115,17 @@ def train_epoch(
 
 def batches(
     num_rows: int, batch_size: int, seed: int, number: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Row indices and weights of every batch of an epoch, in an order that follows from its number.
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Row indices and weights (batches, batch size) of an epoch, in an order that follows from its number.
 
     All batches are equally long, since another length is another trace (0.6 s): the last is filled up
     with rows of weight 0, which batch normalisation sees as rows and the loss does not see at all.
     """
     size = min(batch_size, num_rows)
     order = np.random.default_rng([seed, number]).permutation(num_rows)
-    filled = np.resize(order, math.ceil(num_rows / size) * size)  # begins again with the first rows
-    weights = (np.arange(len(filled)) < num_rows).astype(np.float32)
-    for first in range(0, len(filled), size):
-        yield filled[first : first + size], weights[first : first + size]
+    filled = np.resize(order, (math.ceil(num_rows / size), size))  # begins again with the first rows
+    weights = (np.arange(filled.size) < num_rows).astype(np.float32)
+    return filled, weights.reshape(filled.shape)
 
 
 def predict_rows(model: Any, x: NDArray[Any], numbers: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -138,11 +144,17 @@ def predict_rows(model: Any, x: NDArray[Any], numbers: NDArray[np.int64]) -> NDA
 
 
 def save_state(
-    model: Any, trained: Any, about: dict[str, Any], scores: list[float], folder: Path, score: float
+    model: Any,
+    training_state: list[Any],
+    about: dict[str, Any],
+    scores: list[float],
+    folder: Path,
+    score: float,
 ) -> None:
-    """``weights.npz`` holds what using the model takes, ``training.npz`` what going on takes besides."""
+    """``weights.npz`` holds what using the model takes, ``training.npz`` what going on takes besides: the
+    variables of ``training_state``."""
     save_model(model, about, [*scores, score], folder)
-    np.savez(folder / "training.npz", *map(np.asarray, _training_state(model, trained)))
+    np.savez(folder / "training.npz", *map(np.asarray, training_state))
 
 
 def save_model(model: Any, about: dict[str, Any], scores: list[float], folder: Path) -> None:
@@ -151,7 +163,7 @@ def save_model(model: Any, about: dict[str, Any], scores: list[float], folder: P
     (folder / "about.json").write_text(json.dumps({**about, "scores": scores}), encoding="utf-8")
 
 
-def restore_state(model: Any, trained: Any, about: dict[str, Any], folder: Path) -> list[float]:
+def restore_state(model: Any, training_state: list[Any], about: dict[str, Any], folder: Path) -> list[float]:
     """Put back all that `save_state` wrote; returns the score of every epoch it had been trained for."""
     saved, scores = read_about(folder)
     differing = [name for name in about if saved.get(name) != about[name]]
@@ -160,15 +172,8 @@ def restore_state(model: Any, trained: Any, about: dict[str, Any], folder: Path)
             f"cannot go on from {folder}: it was written by a trial that differs in {', '.join(differing)}"
         )
     assign(model.variables, read_arrays(folder / "weights.npz"))
-    assign(_training_state(model, trained), read_arrays(folder / "training.npz"))
+    assign(training_state, read_arrays(folder / "training.npz"))
     return scores
-
-
-def _training_state(model: Any, trained: Any) -> list[Any]:
-    """What training changes besides the model: random states of augmentation, the optimizer's variables."""
-    of_model = {id(variable) for variable in model.variables}
-    augmentation = [variable for variable in trained.variables if id(variable) not in of_model]
-    return [*augmentation, *trained.optimizer.variables]
 
 
 def read_about(folder: Path) -> tuple[dict[str, Any], list[float]]:

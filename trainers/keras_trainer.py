@@ -1,36 +1,41 @@
 """The Keras training loop: any model of logits, one epoch at a time, on any backend."""
 
+import json
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Annotated, Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from trainers.augmentation import AugmentationSettings, asked_changes, augmenter
-from trainers.contract import Epoch, Fold, TrainError
+from trainers import augmentation
+from trainers.augmentation import AugmentationSettings, asked_changes, augmenter, hold_strengths
+from trainers.contract import Epoch, Fold, Infeasible, TrainError
 from trainers.features import frozen_features
 from trainers.keras_models import (
     KerasPredictor,
     assign,
+    batches,
     fresh_session,
     import_keras,
-    predict_rows,
     read_about,
     read_arrays,
-    ready_to_train,
     restore_state,
     save_model,
     save_state,
-    train_epoch,
 )
+from trainers.keras_programs import Numbers, Program, borrowed
 from trainers.rebalance import class_weights
 
 _PLATEAU_MIN_DELTA = 1e-4  # as Keras's ReduceLROnPlateau has it
+_HELD = "held"
+_T = TypeVar("_T")
+Held = Annotated[_T, _HELD]
+"""A setting that changes no compiled graph: trials that differ in such settings alone share one."""
 
 
 class TrainingSettings(AugmentationSettings):
@@ -39,37 +44,39 @@ class TrainingSettings(AugmentationSettings):
     optimizer: Literal["adam", "adamw", "nadam", "rmsprop", "sgd", "adagrad", "adadelta"] = Field(
         "adam", description="update rule; adamw is adam with a weight_decay"
     )
-    learning_rate: float = Field(1e-3, gt=0, le=10, description="step size of the optimizer")
-    schedule: Literal["constant", "cosine", "plateau"] = Field(
+    learning_rate: Held[float] = Field(1e-3, gt=0, le=10, description="step size of the optimizer")
+    schedule: Held[Literal["constant", "cosine", "plateau"]] = Field(
         "constant",
         description="learning rate over the epochs; cosine falls to nearly 0 at the last one, plateau falls "
         "whenever scores stand still",
     )
-    plateau_patience: int = Field(
+    plateau_patience: Held[int] = Field(
         2, ge=1, le=1000, description="epochs without a better score before plateau lowers the learning rate"
     )
-    plateau_factor: float = Field(0.1, gt=0, lt=1, description="what plateau multiplies it by")
-    patience: int = Field(
+    plateau_factor: Held[float] = Field(0.1, gt=0, lt=1, description="what plateau multiplies it by")
+    patience: Held[int] = Field(
         0, ge=0, le=1000, description="training ends after so many epochs without a better score; 0 = never"
     )
-    epochs: int = Field(
+    epochs: Held[int] = Field(
         10_000,
         ge=1,
         le=10_000,
         description="training ends after so many, if the sweep's own end is not nearer",
     )
-    momentum: float = Field(0.0, ge=0, lt=1, description="momentum of sgd and rmsprop; others have none")
-    weight_decay: float = Field(
+    momentum: Held[float] = Field(
+        0.0, ge=0, lt=1, description="momentum of sgd and rmsprop; others have none"
+    )
+    weight_decay: Held[float] = Field(
         0.0, ge=0, le=1, description="decoupled weight decay, times learning_rate; adam has none"
     )
-    batch_size: int = Field(64, ge=1, le=8192, description="rows per update; at most all rows")
-    label_smoothing: float = Field(
+    batch_size: Held[int] = Field(64, ge=1, le=8192, description="rows per update; at most all rows")
+    label_smoothing: Held[float] = Field(
         0.0, ge=0, lt=1, description="share of each label that is spread evenly over all classes"
     )
-    rebalance: Literal["none", "class_weight"] = Field(
+    rebalance: Held[Literal["none", "class_weight"]] = Field(
         "none", description="class_weight: rows of rarer classes count for more"
     )
-    strength: float = Field(
+    strength: Held[float] = Field(
         1.0, ge=0, le=1, description="of rebalance; 0 = rows count equally, 1 = classes count equally"
     )
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
@@ -84,7 +91,9 @@ class Architecture(Protocol):
     backbone that stays as it is from any other, None where it is trained; ``backbone(settings, shape,
     scale)``, rows to features; and ``head(settings, feature_shape, num_classes)``, features to logits, whose
     variables are the last of those of ``build``. One whose first weights come from elsewhere has
-    ``untrained(settings)``, with which ``build`` makes the same layers and needs nothing from outside.
+    ``untrained(settings)``, with which ``build`` makes the same layers and needs nothing from outside. One
+    that marks rates of dropout as ``Held`` has ``drops(settings)``: for each place where ``build`` may put a
+    Dropout layer, in order, its rate; 0 stands for no layer.
     """
 
     Settings: type[TrainingSettings]
@@ -112,23 +121,36 @@ class KerasTrainer:
         augmenter(settings, shape, fold.scale)  # refuses what is no image
         return int(model.count_params())
 
+    def structure(self, settings: TrainingSettings) -> str | None:
+        """What two trials have in common whose compiled model is the same one; None where none is kept."""
+        if hasattr(self._architecture, "backbone_key"):
+            return None  # to know whether weights come from a file would take reading it
+        try:
+            return self._graph(settings)
+        except Infeasible:
+            return None
+
     def train(
         self, settings: TrainingSettings, fold: Fold, start: Path | None
     ) -> Generator[Epoch, float, None]:
         key = self._backbone_key(settings)
         about = {**self._describe(settings, fold), "backbone": key}
-        model, fold = self._part_to_train(settings, fold, key)
-        trained = _behind(augmenter(settings, fold.x.shape[1:], fold.scale), model)
-        _compile(trained, settings, _class_weights(settings, fold))
-        scores = restore_state(model, trained, about, start) if start else []
-        last = min(settings.epochs, fold.epochs)
-        while len(scores) < last and not _is_out_of_patience(settings, scores):
-            number = len(scores) + 1
-            trained.optimizer.learning_rate = settings.learning_rate * _share_of_rate(settings, scores, last)
-            curves = _train_epoch(trained, settings, fold, number)
-            probabilities = predict_rows(trained, fold.x, fold.valid)
-            save = partial(save_state, model, trained, about, scores)
-            scores = [*scores, (yield Epoch(number, probabilities, curves, save))]
+        fold = self._rows_to_train(settings, fold, key)
+        with borrowed(
+            self._program_key(settings, fold, key), partial(self._program, settings, fold, key)
+        ) as own:
+            own.begin(fold.seed, self._numbers(settings, fold))
+            if own.augment:
+                hold_strengths(own.augment, settings)
+            scores = restore_state(own.model, own.training_state, about, start) if start else []
+            last = min(settings.epochs, fold.epochs)
+            while len(scores) < last and not _is_out_of_patience(settings, scores):
+                number = len(scores) + 1
+                own.optimizer.learning_rate = settings.learning_rate * _share_of_rate(settings, scores, last)
+                curves = _train_epoch(own, settings, fold, number)
+                probabilities = own.predict(fold.x, fold.valid)
+                save = partial(save_state, own.model, own.training_state, about, scores)
+                scores = [*scores, (yield Epoch(number, probabilities, curves, save))]
 
     def load(self, folder: Path) -> "KerasPredictor":
         about, scores = read_about(folder)
@@ -176,50 +198,67 @@ class KerasTrainer:
         architecture: Any = self._architecture
         return architecture.untrained(settings) if hasattr(architecture, "untrained") else settings
 
-    def _part_to_train(self, settings: Any, fold: Fold, key: Mapping[str, Any] | None) -> tuple[Any, Fold]:
-        """The model to train and its rows: head and features where ``key`` tells of a frozen backbone."""
-        shape, num_classes = fold.x.shape[1:], len(fold.classes)
+    def _rows_to_train(self, settings: Any, fold: Fold, key: Mapping[str, Any] | None) -> Fold:
+        """The fold with features in place of its rows where ``key`` tells of a frozen backbone."""
         if key is None:
-            return self._whole(settings, shape, num_classes, fold.scale, fold.seed), fold
-
-        keras, architecture = import_keras(), cast(Any, self._architecture)
+            return fold
+        keras, architecture, shape = import_keras(), cast(Any, self._architecture), fold.x.shape[1:]
         made_by = {"keras": keras.__version__, "backend": keras.config.backend()}
 
         def backbone() -> Any:
             with fresh_session(fold.seed, settings.precision):
                 return architecture.backbone(settings, shape, fold.scale)
 
-        features = frozen_features(fold, backbone, {**key, **made_by, "precision": settings.precision})
-        with fresh_session(fold.seed, settings.precision):
-            return architecture.head(settings, features.x.shape[1:], num_classes), features
+        return frozen_features(fold, backbone, {**key, **made_by, "precision": settings.precision})
+
+    def _program(self, settings: Any, fold: Fold, key: Mapping[str, Any] | None) -> Program:
+        """The model to train, compiled: the head alone where ``key`` tells of a frozen backbone."""
+        shape, num_classes = fold.x.shape[1:], len(fold.classes)
+        if key is None:
+            model = self._whole(settings, shape, num_classes, fold.scale, fold.seed)
+        else:
+            with fresh_session(fold.seed, settings.precision):
+                model = cast(Any, self._architecture).head(settings, shape, num_classes)
+        return Program(model, augmenter(settings, shape, fold.scale), _optimizer(settings), fold.x.dtype)
+
+    def _program_key(self, settings: Any, fold: Fold, key: Mapping[str, Any] | None) -> str | None:
+        """What a program can be used again for; None where its first weights come from elsewhere."""
+        if key is None and hasattr(self._architecture, "backbone_key"):
+            return None
+        rows = [fold.x.shape[1:], str(fold.x.dtype), fold.scale, len(fold.classes)]
+        return json.dumps([rows, key is None, self._graph(settings)])
+
+    def _graph(self, settings: Any) -> str:
+        """All settings that change the graph; of a held number only whether there is any."""
+        fields = type(settings).model_fields
+        held = {name for name, field in fields.items() if _HELD in field.metadata}
+        changes = {
+            "augmentation": augmentation.structure(settings),
+            "drops": [drop > 0 for drop in self._drops(settings)],
+            "momentum": settings.momentum > 0,
+            "weight_decay": settings.weight_decay > 0,
+        }
+        graph = settings.model_dump(exclude=held | set(AugmentationSettings.model_fields))
+        return json.dumps([self.name, graph, changes], sort_keys=True)
+
+    def _numbers(self, settings: Any, fold: Fold) -> Numbers:
+        return Numbers(
+            drops=[drop for drop in self._drops(settings) if drop > 0],
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            label_smoothing=settings.label_smoothing,
+            class_weights=_class_weights(settings, fold),
+        )
+
+    def _drops(self, settings: Any) -> list[float]:
+        architecture: Any = self._architecture
+        drops: list[float] = architecture.drops(settings) if hasattr(architecture, "drops") else []
+        return drops
 
     def _whole(self, settings: Any, shape: tuple[int, ...], num_classes: int, scale: float, seed: int) -> Any:
         """A new model from stored rows to logits."""
         with fresh_session(seed, settings.precision):
             return self._architecture.build(settings, shape, num_classes, scale)
-
-
-def _behind(augment: Any, model: Any) -> Any:
-    """The model as it is trained: what it is shown has gone through ``augment``, if there is one."""
-    import keras
-
-    return keras.Sequential([augment, model]) if augment else model
-
-
-def _compile(model: Any, settings: TrainingSettings, weights: NDArray[np.float32]) -> None:
-    import keras
-
-    optimizer = _optimizer(settings)
-    if settings.precision == "mixed_float16":  # gradients would fall below its smallest number
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    model.compile(
-        optimizer=optimizer,
-        loss=_loss(settings.label_smoothing, weights),
-        weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        # XLA costs TensorFlow more time on a CPU than it saves; other backends know best.
-        jit_compile=False if keras.config.backend() == "tensorflow" else "auto",
-    )
-    ready_to_train(model)
 
 
 def _optimizer(settings: TrainingSettings) -> Any:
@@ -231,26 +270,10 @@ def _optimizer(settings: TrainingSettings) -> Any:
     if settings.optimizer in ("sgd", "rmsprop"):
         config["momentum"] = settings.momentum
     rule = settings.optimizer.removesuffix("w")  # Keras's adamw is its adam with another default weight_decay
-    return keras.optimizers.get({"class_name": rule, "config": config})
-
-
-def _loss(label_smoothing: float, weights: NDArray[np.float32]) -> Callable[[Any, Any], Any]:
-    """Of each row, given labels (n,) and logits (n, classes): its cross-entropy times its class's weight.
-
-    Class weights stand here and not among the row weights, so that the accuracy counts all rows alike.
-    Keras hands both over as float32, whatever the precision of the layers.
-    """
-    from keras import losses, ops
-
-    def loss(labels: Any, logits: Any) -> Any:
-        labels = ops.cast(labels, "int32")
-        one_hot = ops.one_hot(labels, len(weights))
-        rows = losses.categorical_crossentropy(
-            one_hot, logits, from_logits=True, label_smoothing=label_smoothing
-        )
-        return rows * ops.take(ops.convert_to_tensor(weights), labels)
-
-    return loss
+    optimizer = keras.optimizers.get({"class_name": rule, "config": config})
+    if settings.precision == "mixed_float16":  # gradients would fall below its smallest number
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
 
 
 def _class_weights(settings: TrainingSettings, fold: Fold) -> NDArray[np.float32]:
@@ -291,8 +314,12 @@ def _epochs_since_best(scores: Sequence[float], min_delta: float) -> list[int]:
     return waits[1:]
 
 
-def _train_epoch(model: Any, settings: TrainingSettings, fold: Fold, number: int) -> dict[str, float]:
-    def batch_of(places: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        return fold.x[fold.train[places]].astype(np.float32), fold.y_train[places]
-
-    return train_epoch(model, fold, settings.batch_size, number, batch_of, ("loss", "accuracy"))
+def _train_epoch(program: Program, settings: TrainingSettings, fold: Fold, number: int) -> dict[str, float]:
+    """Train on every row once; means over the rows, each as its batch met it, and the learning rate."""
+    places, counts = batches(len(fold.train), settings.batch_size, fold.seed, number)
+    loss, right = program.train(fold.x, fold.train[places], fold.y_train[places], counts)
+    return {
+        "train_loss": loss / len(fold.train),
+        "train_accuracy": right / len(fold.train),
+        "learning_rate": float(program.optimizer.learning_rate),
+    }

@@ -129,23 +129,18 @@ def _average_precisions(
 ) -> NDArray[np.float64]:
     """Area under each present class's precision-recall steps against the rest, (classes present,), [0, 1].
 
-    Rows of equal probability are one step: no threshold tells them apart. Summed over the steps, the
-    precision is weighted with the share of the class's rows that the step adds.
+    That is the mean over the class's rows of the precision if all rows at least as probable were taken. Rows
+    of equal probability are taken together: no threshold tells them apart.
     """
-    classes = np.flatnonzero(present)
-    columns = probabilities.T[classes]
-    order = np.argsort(-columns, axis=1)
-    falling = np.take_along_axis(columns, order, axis=1)
-    hits = (y_true[order] == classes[:, None]).cumsum(axis=1)
-    is_step = np.ones(falling.shape, np.bool_)
-    is_step[:, :-1] = falling[:, 1:] != falling[:, :-1]
-    which, rank = is_step.nonzero()
-    hits_at_step = hits[which, rank]
-    added = np.diff(hits_at_step, prepend=0)
-    first = np.flatnonzero(np.diff(which, prepend=-1))
-    added[first] = hits_at_step[first]
-    areas: NDArray[np.float64] = np.bincount(which, added * hits_at_step / (rank + 1)) / hits[:, -1]
-    return areas
+    columns = np.sort(probabilities.T, axis=1)
+
+    def area(k: np.intp) -> float:
+        of_class = np.sort(probabilities[y_true == k, k])
+        taken = len(y_true) - columns[k].searchsorted(of_class)
+        hits = len(of_class) - of_class.searchsorted(of_class)
+        return float((hits / taken).mean())
+
+    return np.array([area(k) for k in np.flatnonzero(present)])
 
 
 def _log_loss(y_true: NDArray[Any], probabilities: NDArray[Any]) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trainers import keras_programs
 from trainers.contract import Epoch, Fold, Infeasible, Trainer, TrainError
 from trainers.keras_models import batches, import_keras
 from trainers.keras_trainer import KerasTrainer, TrainingSettings, _is_out_of_patience, _share_of_rate
@@ -56,20 +57,19 @@ def logits_of(epoch: Epoch, trainer: Trainer, fold: Fold, folder: Path) -> np.nd
 
 
 def test_every_row_counts_once_in_batches_of_one_length() -> None:
-    divided = list(batches(num_rows=10, batch_size=4, seed=0, number=1))
-    assert [len(rows) for rows, _ in divided] == [4, 4, 4]
-    counted = [row for rows, weights in divided for row in rows[weights == 1]]
-    assert sorted(counted) == list(range(10))
+    rows, weights = batches(num_rows=10, batch_size=4, seed=0, number=1)
+    assert rows.shape == weights.shape == (3, 4)
+    assert sorted(rows[weights == 1]) == list(range(10))
 
 
 def test_batches_are_never_longer_than_the_data() -> None:
-    ((rows, weights),) = batches(num_rows=3, batch_size=64, seed=0, number=1)
+    (rows,), (weights,) = batches(num_rows=3, batch_size=64, seed=0, number=1)
     assert sorted(rows) == [0, 1, 2] and weights.tolist() == [1, 1, 1]
 
 
 def test_order_follows_from_seed_and_epoch_number() -> None:
     def order(seed: int, number: int) -> list[int]:
-        return [int(row) for rows, _ in batches(50, 50, seed, number) for row in rows]
+        return batches(50, 50, seed, number)[0].ravel().tolist()
 
     assert order(1, 1) == order(1, 1)
     assert order(1, 1) != order(1, 2) != order(2, 1)
@@ -323,21 +323,22 @@ def test_fold_longer_than_one_batch_of_predictions(trainer: Trainer, make_fold: 
 
 
 @pytest.mark.parametrize("settings", [{}, CHANGES, {"precision": "mixed_float16"}], ids=lambda d: [*d][:1])
-def test_a_warm_worker_keeps_nothing_of_past_trials(
-    trainer: Trainer, fold: Fold, settings: dict[str, Any]
+def test_a_warm_worker_keeps_few_models_of_past_trials(
+    trainer: Trainer, fold: Fold, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def graphs() -> int:
         gc.collect()
         return sum(type(thing).__name__ == "FuncGraph" for thing in gc.get_objects())
 
-    before = graphs()
-    for filters in (2, 3):
+    monkeypatch.setattr(keras_programs, "KEPT", 1)
+    counted = []
+    for filters in (2, 3, 4):
         made = trainer.Settings(**{**SMALL, "filters": filters, "dropout": 0.1, **settings})
         epochs = trainer.train(made, fold, None)
         next(epochs)
         epochs.close()
-    del epochs
-    assert graphs() <= before
+        counted.append(graphs())
+    assert counted[0] == counted[1] == counted[2]
 
 
 class Vectors:

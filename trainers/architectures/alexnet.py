@@ -10,12 +10,12 @@ One tower as wide as the paper's two together, without its response normalisatio
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from trainers.architectures.layers import image_map
-from trainers.keras_trainer import TrainingSettings
+from trainers.keras_trainer import Held, TrainingSettings
 
 if TYPE_CHECKING:
     import keras
@@ -34,7 +34,9 @@ class Settings(TrainingSettings):
         1.0, ge=0.05, le=2, description="times the paper's filters: 96, 256, 384, 384, 256; at least 1 each"
     )
     dense_units: int = Field(4096, ge=1, le=8192, description="units of the first two dense layers")
-    dropout: float = Field(0.5, ge=0, lt=1, description="share of values dropped before each of these two")
+    dropout: Held[float] = Field(
+        0.5, ge=0, lt=1, description="share of values dropped before each of these two"
+    )
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,9 @@ def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: f
     image = image_map(shape, "alexnet", "", at_least=_SMALLEST)
     from keras import Input, Sequential, layers
 
-    model = Sequential([Input(shape), layers.Rescaling(1 / scale)])
+    stack: list[Any] = [Input(shape), layers.Rescaling(1 / scale)]
     for convolution in fitted(image.side, settings.width):
-        model.add(
+        stack.append(
             layers.Conv2D(
                 convolution.filters,
                 convolution.kernel,
@@ -67,14 +69,19 @@ def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: f
             )
         )
         if convolution.is_pooled:
-            model.add(layers.MaxPooling2D(_POOL, strides=_POOL_STRIDE))
-    model.add(layers.Flatten())
+            stack.append(layers.MaxPooling2D(_POOL, strides=_POOL_STRIDE))
+    stack.append(layers.Flatten())
     for _ in range(2):
         if settings.dropout:
-            model.add(layers.Dropout(settings.dropout))
-        model.add(layers.Dense(settings.dense_units, activation="relu"))
-    model.add(layers.Dense(num_classes))
-    return model
+            stack.append(layers.Dropout(settings.dropout))
+        stack.append(layers.Dense(settings.dense_units, activation="relu"))
+    stack.append(layers.Dense(num_classes))
+    return Sequential(stack)
+
+
+def drops(settings: Settings) -> list[float]:
+    """The rate of each place that may have a dropout layer, in order."""
+    return [settings.dropout] * 2
 
 
 def fitted(side: int, width: float = 1.0) -> list[Convolution]:

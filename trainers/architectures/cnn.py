@@ -1,12 +1,12 @@
 """A plain convolutional network: convolutions, each with its pool, then one dense layer."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from trainers.architectures.layers import Activation, Padding, image_map
 from trainers.contract import Infeasible
-from trainers.keras_trainer import TrainingSettings
+from trainers.keras_trainer import Held, TrainingSettings
 
 if TYPE_CHECKING:
     import keras
@@ -26,12 +26,14 @@ class Settings(TrainingSettings):
     kernel_size: int = Field(3, ge=1, le=15, description="side of every kernel")
     padding: Padding = Field("same", description="same: a convolution keeps its map's size")
     pool_size: int = Field(2, ge=1, le=8, description="side of every max pool; 1 = no pooling")
-    conv_dropout: float = Field(0.0, ge=0, lt=1, description="share of values dropped after the first pool")
-    conv_dropout_step: float = Field(
+    conv_dropout: Held[float] = Field(
+        0.0, ge=0, lt=1, description="share of values dropped after the first pool"
+    )
+    conv_dropout_step: Held[float] = Field(
         0.0, ge=0, lt=1, description="added to that share after each further pool"
     )
     dense_units: int = Field(64, ge=0, le=8192, description="units of the dense layer; 0 = no such layer")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped before the last layer")
+    dropout: Held[float] = Field(0.0, ge=0, lt=1, description="share of units dropped before the last layer")
     activation: Activation = Field("relu", description="activation of every layer but the last")
 
 
@@ -40,28 +42,28 @@ def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: f
 
     Raises Infeasible where a kernel or pool does not fit its map, or filters or dropout leave their range.
     """
-    filters, drops = _filters(settings), _drops(settings)
+    filters, (*conv_drops, dense_drop) = _filters(settings), drops(settings)
     _check_maps(settings, shape)
     from keras import Input, Sequential, layers
 
-    model = Sequential([Input(shape), layers.Rescaling(1 / scale)])
-    for count, drop in zip(filters, drops, strict=True):
-        model.add(
+    stack: list[Any] = [Input(shape), layers.Rescaling(1 / scale)]
+    for count, drop in zip(filters, conv_drops, strict=True):
+        stack.append(
             layers.Conv2D(
                 count, settings.kernel_size, padding=settings.padding, activation=settings.activation
             )
         )
         if settings.pool_size > 1:
-            model.add(layers.MaxPooling2D(settings.pool_size))
+            stack.append(layers.MaxPooling2D(settings.pool_size))
         if drop:
-            model.add(layers.Dropout(drop))
-    model.add(layers.Flatten())
+            stack.append(layers.Dropout(drop))
+    stack.append(layers.Flatten())
     if settings.dense_units:
-        model.add(layers.Dense(settings.dense_units, activation=settings.activation))
-    if settings.dropout:
-        model.add(layers.Dropout(settings.dropout))
-    model.add(layers.Dense(num_classes))
-    return model
+        stack.append(layers.Dense(settings.dense_units, activation=settings.activation))
+    if dense_drop:
+        stack.append(layers.Dropout(dense_drop))
+    stack.append(layers.Dense(num_classes))
+    return Sequential(stack)
 
 
 def _filters(settings: Settings) -> list[int]:
@@ -76,8 +78,8 @@ def _filters(settings: Settings) -> list[int]:
     return counts
 
 
-def _drops(settings: Settings) -> list[float]:
-    """What share is dropped after each convolution and its pool."""
+def drops(settings: Settings) -> list[float]:
+    """What share is dropped after each convolution and its pool, then before the last layer."""
     shares = [settings.conv_dropout + i * settings.conv_dropout_step for i in range(settings.conv_layers)]
     for layer, share in enumerate(shares, 1):
         if share >= 1:
@@ -86,7 +88,7 @@ def _drops(settings: Settings) -> list[float]:
                 f"conv_dropout_step {settings.conv_dropout_step:g} drop all of it; "
                 "use a smaller conv_dropout_step or fewer conv_layers"
             )
-    return shares
+    return [*shares, settings.dropout]
 
 
 def _check_maps(settings: Settings, shape: tuple[int, ...]) -> None:

@@ -4,12 +4,12 @@ Its first pool has stride 1, so that maps keep their size until the second convo
 defaults, on 64x64x3 images and two classes, have 2,235,906 weights.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from trainers.architectures.layers import image_map
-from trainers.keras_trainer import TrainingSettings
+from trainers.keras_trainer import Held, TrainingSettings
 
 if TYPE_CHECKING:
     import keras
@@ -28,7 +28,7 @@ class Settings(TrainingSettings):
         0.3, ge=0, lt=1, description="slope of the first activation below zero; 0 makes it a ReLU"
     )
     pool_size: int = Field(2, ge=1, le=8, description="side of the max pool of stride 1; 1 = no pooling")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of values dropped before the last layer")
+    dropout: Held[float] = Field(0.0, ge=0, lt=1, description="share of values dropped before the last layer")
 
 
 def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: float) -> "keras.Model":
@@ -40,24 +40,27 @@ def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: f
     _check_map(settings, shape)
     from keras import Input, Sequential, layers
 
-    model = Sequential(
-        [
-            Input(shape),
-            layers.Rescaling(1 / scale),
-            layers.Conv2D(settings.filters_1, settings.kernel_size, padding="same"),
-            layers.LeakyReLU(negative_slope=settings.leak),
-        ]
-    )
+    stack: list[Any] = [
+        Input(shape),
+        layers.Rescaling(1 / scale),
+        layers.Conv2D(settings.filters_1, settings.kernel_size, padding="same"),
+        layers.LeakyReLU(negative_slope=settings.leak),
+    ]
     if settings.pool_size > 1:
-        model.add(layers.MaxPooling2D(settings.pool_size, strides=1, padding="same"))
-    model.add(
+        stack.append(layers.MaxPooling2D(settings.pool_size, strides=1, padding="same"))
+    stack.append(
         layers.Conv2D(settings.filters_2, settings.kernel_size, strides=settings.stride, padding="same")
     )
-    model.add(layers.Flatten())
+    stack.append(layers.Flatten())
     if settings.dropout:
-        model.add(layers.Dropout(settings.dropout))
-    model.add(layers.Dense(num_classes))
-    return model
+        stack.append(layers.Dropout(settings.dropout))
+    stack.append(layers.Dense(num_classes))
+    return Sequential(stack)
+
+
+def drops(settings: Settings) -> list[float]:
+    """The rate of each place that may have a dropout layer, in order."""
+    return [settings.dropout]
 
 
 def _check_map(settings: Settings, shape: tuple[int, ...]) -> None:

@@ -4,13 +4,13 @@ As everywhere today, each filter of the second convolution sees all maps of the 
 some of them), and the last layer gives logits. On 32x32x1 images and ten classes that makes 61,706 weights.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from trainers.architectures.layers import Activation, Map, Padding, image_map
 from trainers.contract import Infeasible
-from trainers.keras_trainer import TrainingSettings
+from trainers.keras_trainer import Held, TrainingSettings
 
 if TYPE_CHECKING:
     import keras
@@ -31,7 +31,7 @@ class Settings(TrainingSettings):
     pooling: Literal["average", "max"] = Field("average", description="what each 2x2 pool takes")
     dense_1: int = Field(120, ge=1, le=4096, description="units of the first dense layer")
     dense_2: int = Field(84, ge=1, le=4096, description="units of the second dense layer")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped before the last layer")
+    dropout: Held[float] = Field(0.0, ge=0, lt=1, description="share of units dropped before the last layer")
     activation: Activation = Field("tanh", description="activation of every layer but the last")
 
 
@@ -44,19 +44,24 @@ def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: f
     from keras import Input, Sequential, layers
 
     pool = {"average": layers.AveragePooling2D, "max": layers.MaxPooling2D}[settings.pooling]
-    model = Sequential([Input(shape), layers.Rescaling(1 / scale)])
+    stack: list[Any] = [Input(shape), layers.Rescaling(1 / scale)]
     for filters in (settings.filters_1, settings.filters_2):
-        model.add(
+        stack.append(
             layers.Conv2D(filters, settings.kernel_size, padding=padding, activation=settings.activation)
         )
-        model.add(pool(_POOL))
-    model.add(layers.Flatten())
+        stack.append(pool(_POOL))
+    stack.append(layers.Flatten())
     for units in (settings.dense_1, settings.dense_2):
-        model.add(layers.Dense(units, activation=settings.activation))
+        stack.append(layers.Dense(units, activation=settings.activation))
     if settings.dropout:
-        model.add(layers.Dropout(settings.dropout))
-    model.add(layers.Dense(num_classes))
-    return model
+        stack.append(layers.Dropout(settings.dropout))
+    stack.append(layers.Dense(num_classes))
+    return Sequential(stack)
+
+
+def drops(settings: Settings) -> list[float]:
+    """The rate of each place that may have a dropout layer, in order."""
+    return [settings.dropout]
 
 
 def _padding(settings: Settings, image: Map) -> Padding:

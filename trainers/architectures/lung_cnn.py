@@ -4,12 +4,12 @@ The defaults, on 64x64x1 images and three classes, have 3,705,475 weights. Small
 conv_layers 1, conv_dropout 0 (1,968,707 weights), and that with dense_units 0, dropout 0 (92,579).
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from trainers.architectures.layers import Activation, Padding, image_map
-from trainers.keras_trainer import TrainingSettings
+from trainers.keras_trainer import Held, TrainingSettings
 
 if TYPE_CHECKING:
     import keras
@@ -27,9 +27,9 @@ class Settings(TrainingSettings):
     kernel_size: int = Field(3, ge=1, le=15, description="side of every kernel")
     padding: Padding = Field("valid", description="same: a convolution keeps its map's size")
     pool_size: int = Field(2, ge=1, le=16, description="side of the max pool; 1 = no pooling")
-    conv_dropout: float = Field(0.25, ge=0, lt=1, description="share of values dropped after the pool")
+    conv_dropout: Held[float] = Field(0.25, ge=0, lt=1, description="share of values dropped after the pool")
     dense_units: int = Field(64, ge=0, le=4096, description="units of the dense layer; 0 = no such layer")
-    dropout: float = Field(0.5, ge=0, lt=1, description="share of units dropped before the last layer")
+    dropout: Held[float] = Field(0.5, ge=0, lt=1, description="share of units dropped before the last layer")
     activation: Activation = Field("relu", description="activation of every layer but the last")
 
 
@@ -41,9 +41,9 @@ def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: f
     _check_maps(settings, shape)
     from keras import Input, Sequential, layers
 
-    model = Sequential([Input(shape), layers.Rescaling(1 / scale)])
+    stack: list[Any] = [Input(shape), layers.Rescaling(1 / scale)]
     for number in range(settings.conv_layers):
-        model.add(
+        stack.append(
             layers.Conv2D(
                 settings.filters * 2**number,
                 settings.kernel_size,
@@ -52,16 +52,21 @@ def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: f
             )
         )
     if settings.pool_size > 1:
-        model.add(layers.MaxPooling2D(settings.pool_size))
+        stack.append(layers.MaxPooling2D(settings.pool_size))
     if settings.conv_dropout:
-        model.add(layers.Dropout(settings.conv_dropout))
-    model.add(layers.Flatten())
+        stack.append(layers.Dropout(settings.conv_dropout))
+    stack.append(layers.Flatten())
     if settings.dense_units:
-        model.add(layers.Dense(settings.dense_units, activation=settings.activation))
+        stack.append(layers.Dense(settings.dense_units, activation=settings.activation))
     if settings.dropout:
-        model.add(layers.Dropout(settings.dropout))
-    model.add(layers.Dense(num_classes))
-    return model
+        stack.append(layers.Dropout(settings.dropout))
+    stack.append(layers.Dense(num_classes))
+    return Sequential(stack)
+
+
+def drops(settings: Settings) -> list[float]:
+    """The rate of each place that may have a dropout layer, in order."""
+    return [settings.conv_dropout, settings.dropout]
 
 
 def _check_maps(settings: Settings, shape: tuple[int, ...]) -> None:

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 
 from trainers.architectures.layers import image_map
 from trainers.contract import Infeasible, TrainError
-from trainers.keras_trainer import TrainingSettings
+from trainers.keras_trainer import Held, TrainingSettings
 
 if TYPE_CHECKING:
     import keras
@@ -59,7 +59,7 @@ class Settings(TrainingSettings):
         "flatten", description="what is made of the backbone's last map of 2048 channels"
     )
     head_units: int = Field(1024, ge=0, le=8192, description="units of the dense layer; 0 = no such layer")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of values dropped before the last layer")
+    dropout: Held[float] = Field(0.0, ge=0, lt=1, description="share of values dropped before the last layer")
 
 
 def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: float) -> "keras.Model":
@@ -110,13 +110,18 @@ def head(settings: Settings, feature_shape: tuple[int, ...], num_classes: int) -
     """Features (n, *feature_shape) to logits (n, num_classes)."""
     from keras import Input, Sequential, layers
 
-    model = Sequential([Input(feature_shape)])
+    stack: list[Any] = [Input(feature_shape)]
     if settings.head_units:
-        model.add(layers.Dense(settings.head_units, activation="relu"))
+        stack.append(layers.Dense(settings.head_units, activation="relu"))
     if settings.dropout:
-        model.add(layers.Dropout(settings.dropout))
-    model.add(layers.Dense(num_classes))
-    return model
+        stack.append(layers.Dropout(settings.dropout))
+    stack.append(layers.Dense(num_classes))
+    return Sequential(stack)
+
+
+def drops(settings: Settings) -> list[float]:
+    """The rate of each place that may have a dropout layer, in order."""
+    return [settings.dropout]
 
 
 def _body(settings: Settings, shape: tuple[int, ...], scale: float) -> "keras.Model":

@@ -1,0 +1,183 @@
+"""Compiled models that are used again: a trial on one gives the very numbers of a trial on a new one."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from trainers import keras_programs
+from trainers.contract import Epoch, Fold
+from trainers.keras_trainer import KerasTrainer, TrainingSettings
+
+MakeFold = Callable[..., Fold]
+OPTIMIZERS = get_args(TrainingSettings.model_fields["optimizer"].annotation)
+SMALL: dict[str, dict[str, Any]] = {
+    "cnn": {
+        "conv_layers": 2,
+        "filters": 3,
+        "dense_units": 5,
+        "conv_dropout": 0.1,
+        "conv_dropout_step": 0.1,
+        "dropout": 0.2,
+    },
+    "glassmodel": {"filters_1": 3, "filters_2": 4, "dropout": 0.2},
+    "alexnet": {"width": 0.05, "dense_units": 5, "dropout": 0.2},
+    "lenet5": {"dense_1": 6, "dense_2": 5, "dropout": 0.2},
+    "lung_cnn": {"filters": 2, "dense_units": 5},
+    "resnet50": {"weights": "none", "pooling": "average", "head_units": 6, "dropout": 0.2},
+}
+OTHER_NUMBERS: dict[str, Any] = {
+    "learning_rate": 0.02,
+    "batch_size": 48,
+    "dropout": 0.45,
+    "label_smoothing": 0.1,
+    "rebalance": "class_weight",
+}
+CHANGES: dict[str, Any] = {
+    "flip": "horizontal",
+    "rotation": 0.1,
+    "shift": 0.1,
+    "contrast": 0.2,
+    "erasing": 0.5,
+}
+OTHER_CHANGES: dict[str, Any] = {"rotation": 0.2, "shift": 0.3, "contrast": 0.4, "erasing": 0.1}
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    keras_programs._idle.clear()
+    yield
+    keras_programs._idle.clear()
+
+
+def settings_of(trainer: KerasTrainer, **settings: Any) -> Any:
+    return trainer.Settings(**settings)
+
+
+def trained(trainer: KerasTrainer, fold: Fold, **settings: Any) -> list[Epoch]:
+    """Two epochs."""
+    epochs = trainer.train(settings_of(trainer, **settings), replace(fold, epochs=2), None)
+    return [next(epochs), epochs.send(0.5), *epochs]
+
+
+def arrays(epochs: list[Epoch]) -> list[NDArray[Any]]:
+    curves = [np.array([epoch.curves["train_loss"], epoch.curves["train_accuracy"]]) for epoch in epochs]
+    return [*(epoch.probabilities for epoch in epochs), *curves]
+
+
+def momentum_of(optimizer: str, value: float) -> dict[str, float]:
+    decay = {"weight_decay": value / 10} if optimizer != "adam" else {}
+    return {**decay, "momentum": value} if optimizer in ("sgd", "rmsprop") else decay
+
+
+@pytest.mark.parametrize(("architecture", "optimizer"), [*product(SMALL, OPTIMIZERS)])
+def test_a_used_program_trains_as_a_new_one(
+    architecture: str, optimizer: str, fold: Fold, make_fold: MakeFold
+) -> None:
+    if architecture == "resnet50":
+        fold = make_fold(x=np.resize(fold.x, (len(fold.x), 32, 32, 1)))
+    trainer = KerasTrainer(architecture)
+    one = {**SMALL[architecture], "optimizer": optimizer, **momentum_of(optimizer, 0.3)}
+    other = {**one, **OTHER_NUMBERS, **momentum_of(optimizer, 0.8)}
+    trained(trainer, fold, **one)
+    kept = len(keras_programs._idle)
+    again = trained(trainer, replace(fold, seed=7), **other)
+    assert kept == len(keras_programs._idle) == 1, "both are to have been trained by one program"
+    keras_programs._idle.clear()
+    new = trained(trainer, replace(fold, seed=7), **other)
+    for a, b in zip(arrays(again), arrays(new), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (CHANGES, CHANGES | OTHER_CHANGES),
+        ({"precision": "mixed_float16"}, {"precision": "mixed_float16", "label_smoothing": 0.3}),
+        ({"schedule": "cosine", "patience": 3}, {"schedule": "plateau", "epochs": 2}),
+    ],
+    ids=["augmentation", "precision", "schedule"],
+)
+def test_whatever_changes_no_graph_is_held(one: dict[str, Any], other: dict[str, Any], fold: Fold) -> None:
+    trainer = KerasTrainer("cnn")
+    trained(trainer, fold, **SMALL["cnn"], **one)
+    again = trained(trainer, replace(fold, seed=7), **SMALL["cnn"], **other)
+    assert len(keras_programs._idle) == 1
+    keras_programs._idle.clear()
+    new = trained(trainer, replace(fold, seed=7), **SMALL["cnn"], **other)
+    for a, b in zip(arrays(again), arrays(new), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "different",
+    [
+        {"filters": 4},
+        {"dropout": 0.0},
+        {"optimizer": "sgd"},
+        {"weight_decay": 0.1, "optimizer": "adamw"},
+        {"momentum": 0.5, "optimizer": "sgd"},
+        {"flip": "vertical"},
+        {"precision": "mixed_bfloat16"},
+    ],
+    ids=str,
+)
+def test_what_changes_the_graph_changes_the_structure(different: dict[str, Any]) -> None:
+    trainer = KerasTrainer("cnn")
+    one = trainer.structure(settings_of(trainer, **SMALL["cnn"]))
+    assert one is not None
+    assert one == trainer.structure(settings_of(trainer, **SMALL["cnn"] | OTHER_NUMBERS))
+    assert one != trainer.structure(settings_of(trainer, **SMALL["cnn"] | different))
+
+
+def test_folds_in_step_have_a_program_each_and_leave_them_to_the_next_trial(fold: Fold) -> None:
+    trainer = KerasTrainer("cnn")
+    settings = settings_of(trainer, **SMALL["cnn"])
+    alone = trained(trainer, fold, **SMALL["cnn"])
+    in_step = [trainer.train(settings, replace(fold, seed=seed, epochs=2), None) for seed in (fold.seed, 5)]
+    firsts = [next(epochs) for epochs in in_step]
+    seconds = [epochs.send(0.5) for epochs in in_step]
+    for a, b in zip(arrays(alone), arrays([firsts[0], seconds[0]]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for epochs in in_step:
+        epochs.close()
+    assert len(keras_programs._idle) == 2
+
+
+def test_few_programs_are_kept_and_fewer_large_ones(fold: Fold, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = KerasTrainer("cnn")
+    monkeypatch.setattr(keras_programs, "KEPT", 2)
+    for filters in (1, 2, 3):
+        trained(trainer, fold, conv_layers=1, filters=filters, dense_units=0)
+    assert len(keras_programs._idle) == 2
+    monkeypatch.setattr(keras_programs, "KEPT_WEIGHTS", 10)
+    trained(trainer, fold, conv_layers=1, filters=2, dense_units=0)
+    assert len(keras_programs._idle) == 1, "the latest one stays, however large"
+
+
+def test_rows_that_do_not_fit_go_over_piece_by_piece_to_the_same_numbers(
+    fold: Fold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = KerasTrainer("cnn")
+    whole = trained(trainer, fold, **SMALL["cnn"], batch_size=16)
+    monkeypatch.setattr(keras_programs, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(keras_programs, "PIECE_BYTES", 3 * 16 * fold.x[:1].nbytes)  # three batches
+    in_pieces = trained(trainer, fold, **SMALL["cnn"], batch_size=16)
+    for a, b in zip(whole, in_pieces, strict=True):
+        np.testing.assert_array_equal(a.probabilities, b.probabilities)
+        assert a.curves == pytest.approx(b.curves, rel=1e-6)
+
+
+def test_predictions_of_few_rows_at_once_are_those_of_all_at_once(
+    fold: Fold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = KerasTrainer("cnn")
+    at_once = trained(trainer, fold, **SMALL["cnn"])
+    keras_programs._idle.clear()
+    monkeypatch.setattr(keras_programs, "OUTPUT_BYTES", 20_000)
+    in_parts = trained(trainer, fold, **SMALL["cnn"])
+    np.testing.assert_allclose(at_once[1].probabilities, in_parts[1].probabilities, atol=1e-6)
