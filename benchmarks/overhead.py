@@ -35,6 +35,9 @@ Framework = Literal["tensorflow", "nothing"]
 SHARED_MEMORY = Path("/dev/shm")
 CLASSES = 10
 BATCHES = (1, 8, 64, 512)
+CHECKPOINT = 200_000
+"""Bytes, about as many as a small CNN and its optimizer have."""
+PROMOTE = {"grace": 1, "reduction": 3, "rule": "promote"}
 
 
 # ---- the trial that trains nothing ----
@@ -46,10 +49,11 @@ class Settings(BaseModel):
     framework: Framework = "nothing"
     learning_rate: float = 0.1
     units: int = 16
+    epoch_s: float = 0.0
 
 
 class Trivial:
-    """Yields every epoch at once, each as good as the one before, so that no rung stops it."""
+    """Sleeps through its epochs, if at all, each as good as the one before, so that no rung stops it."""
 
     Settings = Settings
 
@@ -66,6 +70,7 @@ class Trivial:
             def save(folder: Path, score: float, number: int = number) -> None:
                 (folder / "epoch").write_text(str(number))
 
+            time.sleep(settings.epoch_s)
             yield Epoch(number, probabilities, {"train_loss": 1.0}, save)
 
     def load(self, folder: Path) -> Any:
@@ -414,10 +419,160 @@ def measure_driver(trials: int, reports: int, suggester: str, folder: Path) -> R
     }
 
 
+def measure_workers(workers: int, trials: int, reports: int, suggester: str, folder: Path) -> Result:
+    """The Ray runner's driver, told by simulated workers what real ones would say; without Tune around it."""
+    from contextlib import ExitStack
+
+    ray_runner = import_module("search.ray_runner")
+    from search.events import EventLog, SweepStarted
+    from search.folder import RunFolder
+    from search.search import Search
+
+    sweep = _sweep(
+        trials, reports, search={"suggester": suggester, "trials": trials, "seed": 0}, asha=PROMOTE
+    )
+    run = RunFolder(folder / "run")
+    run.create()
+    with ExitStack() as stack:
+        log = stack.enter_context(EventLog(run.events))
+        classes = tuple("0123456789")
+        started = SweepStarted(sweep=sweep.to_dict(), direction="max", classes=classes, data={}, versions={})
+        log.append(started)
+        search = Search.replay(sweep, [started], log.append)
+        driver = ray_runner._Driver(search, run, sweep.resources)
+        rng = np.random.default_rng(0)
+        payloads = [_payload(rng, epoch) for epoch in range(1, reports + 1)]
+        at_work = {f"worker{number}": SimulatedWorker(reports, payloads, rng) for number in range(workers)}
+        samples: list[tuple[float, float, int]] = []
+        cpu = wall = 0.0
+        while at_work:
+            for name, worker in list(at_work.items()):
+                said = worker.listen()
+                before = time.process_time(), time.perf_counter()
+                answer = driver.answer(name, worker, said)
+                cpu += time.process_time() - before[0]
+                wall += time.perf_counter() - before[1]
+                if answer == "STOP":
+                    del at_work[name]
+            samples.append((cpu, wall, search.run.epochs))
+    middle = min(samples, key=lambda sample: abs(sample[2] - search.run.epochs / 2))
+    halves = [middle, tuple(np.subtract(samples[-1], middle))]
+    return {
+        "reports": search.run.epochs,
+        **{
+            f"cpu_{half}_ms": 1e6 * cpu / epochs
+            for half, (cpu, _, epochs) in zip((1, 2), halves, strict=True)
+        },
+        **{
+            f"wall_{half}_ms": 1e6 * wall / epochs
+            for half, (_, wall, epochs) in zip((1, 2), halves, strict=True)
+        },
+    }
+
+
+class SimulatedWorker:
+    """Answers as ``AheadWorker`` does, without training: each trial has a quality of its own."""
+
+    def __init__(self, epochs: int, payloads: list[dict[str, Any]], rng: np.random.Generator) -> None:
+        self._epochs, self._payloads, self._rng = epochs, payloads, rng
+        self._stretches: list[Any] = []
+        self._epoch = 0
+        self._waits = False
+        self.begin = self.queue = self
+
+    def remote(self, stretch: Any, files: Any) -> None:
+        """Both begin and queue: a worker told to begin has nothing else to do, or is to do nothing."""
+        if stretch is None:
+            self._stretches.clear()
+            return
+        if len(self._stretches) == 1 and self._waits:
+            self._stretches.clear()
+        self._stretches.append(stretch)
+        if len(self._stretches) == 1:
+            self._epoch, self._waits = stretch.start, False
+
+    def listen(self) -> Any:
+        from search.ahead import Said
+        from search.search import Report
+
+        if not self._stretches:
+            return Said()
+        stretch = self._stretches[0]
+        self._epoch += 1
+        payload = self._payloads[self._epoch - 1]
+        quality = float(np.random.default_rng(stretch.trial).random())
+        metrics = payload["metrics"] | {"accuracy": quality * self._epoch / (self._epoch + 1)}
+        is_rung = self._epoch in stretch.rungs
+        report = Report(
+            stretch.trial,
+            **payload | {"metrics": metrics},
+            checkpoint={"fold-1/weights": bytes(CHECKPOINT)} if is_rung else None,
+        )
+        self._waits = is_rung or self._epoch >= self._epochs
+        if self._waits and len(self._stretches) > 1:
+            self._stretches.pop(0)
+            self._epoch, self._waits = self._stretches[0].start, False
+        return Said((report,), self._stretches[0].trial, int(not self._waits))
+
+
+def measure_sweep(trials: int, reports: int, suggester: str, epoch_s: float, folder: Path) -> Result:
+    """A whole sweep on Ray whose trials sleep: what its driver takes, in the first half and in the second."""
+    from search.driver import run_sweep
+    from search.folder import RunFolder
+
+    ask_s: list[float] = []
+    samples: list[tuple[float, float, float, int]] = []
+
+    @contextmanager
+    def sampled(search: Any) -> Iterator[None]:
+        suggest = search._suggester.suggest
+
+        def timed(number: int) -> Any:
+            if number in (trials // 20, trials // 2):
+                samples.append(sample(search))
+            begun = time.perf_counter()
+            params = suggest(number)
+            ask_s.append(time.perf_counter() - begun)
+            return params
+
+        search._suggester.suggest = timed
+        yield
+        samples.append(sample(search))
+
+    def sample(search: Any) -> tuple[float, float, float, int]:
+        return time.process_time(), time.time(), _peak_mb(), search.run.epochs
+
+    sections = {"suggester": suggester, "trials": trials, "seed": 0}
+    sweep = _sweep(trials, reports, search=sections, fixed={"epoch_s": epoch_s})
+    run = run_sweep(sweep, RunFolder(folder / "run"), "ray", watch=sampled)
+    assert run.epochs == trials * reports, f"{run.epochs} reports, not {trials * reports}"
+    early, middle, end = samples
+    result: Result = {"wall_s": end[1] - early[1]}
+    for half, first, last, asked in (
+        (1, early, middle, ask_s[trials // 20 : trials // 2]),
+        (2, middle, end, ask_s[trials // 2 :]),
+    ):
+        thousands = (last[3] - first[3]) / 1000
+        result[f"cpu_{half}_ms"] = 1e3 * (last[0] - first[0]) / thousands
+        result[f"rss_{half}_mb"] = last[2]
+        result[f"ask_{half}_ms"] = 1e3 * statistics.mean(asked)
+        result[f"worst_ask_{half}_ms"] = 1e3 * max(asked)
+    return result
+
+
 # ---- the processes ----
 
 PARTS: dict[str, Callable[..., Result]] = {
-    part.__name__: part for part in (time_trials, time_log, time_disk, time_ray_loggers, measure_driver)
+    part.__name__: part
+    for part in (
+        time_trials,
+        time_log,
+        time_disk,
+        time_ray_loggers,
+        measure_driver,
+        measure_workers,
+        measure_sweep,
+    )
 }
 
 
@@ -588,6 +743,36 @@ def add_driver(table: Table, quick: bool, framework: Framework) -> None:
         table.add_row(name, figures["ours"], "", figures["tuned"], "")
 
 
+def add_scale(table: Table, quick: bool) -> None:
+    """100 simulated workers, and 10,000 trials on Ray: the first half of each beside its second."""
+    table.add_row("[bold]driver, Rungwise", "[bold]first half", "[bold]second half", "", "")
+    trials, workers = (300, 20) if quick else (10_000, 100)
+    for suggester in ("random", "gp"):
+        result = measure("measure_workers", workers=workers, trials=trials, reports=27, suggester=suggester)
+        name = f"{workers} simulated workers, {trials:,} trials, {result['reports']:,} reports, {suggester}"
+        table.add_row(name, "", "", "", "")
+        for what, key in (
+            ("ms of CPU per 1,000 reports", "cpu"),
+            ("ms per 1,000 reports, disk included", "wall"),
+        ):
+            halves = (f"{result[f'{key}_{half}_ms']:.0f}" for half in (1, 2))
+            table.add_row(f"  {what}", *halves, "", "")
+    table.add_section()
+    trials = 100 if quick else 10_000
+    for suggester in ("random", "gp"):
+        result = measure("measure_sweep", trials=trials, reports=10, suggester=suggester, epoch_s=0.001)
+        name = f"{trials:,} sleeping trials x 10 reports on Ray, {suggester}, {result['wall_s']:.0f} s"
+        table.add_row(name, "", "", "", "")
+        for what, key, digits in (
+            ("driver's peak MB", "rss_{}_mb", 0),
+            ("ms of CPU per 1,000 reports", "cpu_{}_ms", 0),
+            ("ms to ask, mean", "ask_{}_ms", 2),
+            ("ms to ask, worst", "worst_ask_{}_ms", 1),
+        ):
+            halves = (f"{result[key.format(half)]:.{digits}f}" for half in (1, 2))
+            table.add_row(f"  {what}", *halves, "", "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -599,7 +784,7 @@ def main() -> None:
         choices=("tensorflow", "nothing"),
         help="what each fresh worker imports (default: tensorflow; nothing with --quick)",
     )
-    parser.add_argument("--sections", default="trials,log,driver", help="which of these (default: all)")
+    parser.add_argument("--sections", default="trials,log,driver,scale", help="which of these (default: all)")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
@@ -616,6 +801,8 @@ def main() -> None:
         add_log(table, options.quick)
     if "driver" in sections:
         add_driver(table, options.quick, framework)
+    if "scale" in sections:
+        add_scale(table, options.quick)
     Console(width=None if sys.stdout.isatty() else 130).print(table)
 
 

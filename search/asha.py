@@ -18,7 +18,7 @@ While a rung holds fewer than ``reduction`` results:
 
 from bisect import bisect_right, insort
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from itertools import takewhile
 from math import floor, isnan
 from typing import Literal
 
@@ -35,15 +35,17 @@ class Rung:
     values: list[float] = field(default_factory=list)
     """Ascending."""
     waiting: list[tuple[float, int]] = field(default_factory=list)
-    """A heap of (-value, trial): paused here, the best one first, the earlier trial of equals."""
+    """(-value, trial), ascending: paused here, the best one first, the earlier trial of equals."""
     num_promoted: int = 0
 
-    def quota(self, reduction: int) -> int:
-        return len(self.values) // reduction
+    def promotable(self, reduction: int) -> list[int]:
+        """The trials that wait here and are among the best ``1/reduction`` of all results, best first."""
+        quota = len(self.values) // reduction
+        among_best = takewhile(lambda entry: self._num_better(-entry[0]) < quota, self.waiting)
+        return [trial for _, trial in among_best]
 
-    def best_waiting_rank(self) -> int:
-        """How many results of this rung are better than the best trial that waits here."""
-        return len(self.values) - bisect_right(self.values, -self.waiting[0][0])
+    def _num_better(self, value: float) -> int:
+        return len(self.values) - bisect_right(self.values, value)
 
 
 class Asha:
@@ -80,18 +82,25 @@ class Asha:
             insort(rung.values, value)
             return "continue" if cutoff is None or value >= cutoff else "stop"
         insort(rung.values, value)
-        heappush(rung.waiting, (-value, trial))
-        if rung.waiting[0][1] == trial and self._is_promotable(rung):
-            self._promote(rung)
+        insort(rung.waiting, (-value, trial))
+        if rung.promotable(self.reduction)[:1] == [trial]:
+            self.promote(trial)
             return "continue"
         return "pause"
 
     def promotable(self) -> int | None:
         """The paused trial that is to go on next, from the highest rung that has one."""
+        return next(iter(self.all_promotable()), None)
+
+    def all_promotable(self) -> list[int]:
+        """The paused trials that may go on now, of the highest rung that has any: the best one first.
+
+        Whichever of them goes on, the others still may.
+        """
         for rung in reversed(self.rungs.values()):
-            if self._is_promotable(rung):
-                return rung.waiting[0][1]
-        return None
+            if trials := rung.promotable(self.reduction):
+                return trials
+        return []
 
     def last_promotable(self) -> int | None:
         """When nothing else is left to do: the best of the highest rung reached, if that promoted nobody."""
@@ -101,10 +110,13 @@ class Asha:
         return None
 
     def promote(self, trial: int) -> None:
-        """Let a trial go on that ``promotable`` or ``last_promotable`` named."""
+        """Let a trial go on that ``all_promotable`` or ``last_promotable`` named."""
         for rung in self.rungs.values():
-            if rung.waiting and rung.waiting[0][1] == trial:
-                return self._promote(rung)
+            trials = rung.promotable(self.reduction) or [number for _, number in rung.waiting[:1]]
+            if trial in trials:
+                del rung.waiting[trials.index(trial)]
+                rung.num_promoted += 1
+                return
         raise ValueError(f"trial {trial} is not the next of any rung")
 
     def expected_epochs(self, trials: int) -> int:
@@ -114,14 +126,6 @@ class Asha:
             total += alive * (rung.epoch - at)
             at, alive = rung.epoch, max(1, alive // self.reduction, rung.num_promoted)
         return total + alive * (self._epochs - at)
-
-    def _is_promotable(self, rung: Rung) -> bool:
-        return bool(rung.waiting) and rung.best_waiting_rank() < rung.quota(self.reduction)
-
-    @staticmethod
-    def _promote(rung: Rung) -> None:
-        heappop(rung.waiting)
-        rung.num_promoted += 1
 
 
 def _percentile(ascending: list[float], share: float) -> float | None:

@@ -11,16 +11,18 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+from pydantic import ValidationError
 
 from search.events import EventLog, Resumed, Run, RunError, RunFailed, SweepEnded, SweepStarted, read_events
 from search.folder import RunFolder, cache_of, find_run, write_text
-from search.runner import Runner
-from search.search import Search
+from search.runner import Runner, Start
+from search.search import Search, Structure, no_structure
 from search.trial_loop import Training, use_threads
-from spaces.params import Fault, SpaceError
+from spaces.params import Fault, SpaceError, Value
 from spaces.sweep import Sweep, load_sweep
-from trainers.catalog import trainer_faults
+from trainers.catalog import load_trainer, trainer_faults
 from trainers.datasets import Dataset, load_dataset
 from trainers.folds import Splits, fingerprint, make_folds, split_rows, y_valid
 from trainers.metrics import METRICS
@@ -78,23 +80,28 @@ def run_sweep(
     """
     folder = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
     runs = folder.path.parent
-    dataset, splits = load_rows(sweep, runs)
-    folder.create()
-    with folder.lock():
-        write_text(folder.sweep, sweep.to_yaml())
-        started = SweepStarted(
-            sweep=sweep.to_dict(),
-            source=str(source) if source else None,
-            overrides=tuple(overrides),
-            direction=METRICS[sweep.objective],
-            classes=dataset.classes,
-            data=fingerprint(dataset, splits),
-            versions=versions_of(LIBRARIES),
-        )
-        with EventLog(folder.events) as log:
-            log.append(started)
-            search = Search.replay(sweep, [started], log.append)
-            return _drive(search, log, folder, training_of(sweep, dataset, splits, runs), runner, watch)
+    if folder.path.exists():
+        folder.create()  # refuses a name that is taken before anything is begun for it
+    with ExitStack() as afterwards:
+        train = _start(runner, sweep, afterwards)
+        dataset, splits = load_rows(sweep, runs)
+        folder.create()
+        with folder.lock():
+            write_text(folder.sweep, sweep.to_yaml())
+            started = SweepStarted(
+                sweep=sweep.to_dict(),
+                source=str(source) if source else None,
+                overrides=tuple(overrides),
+                direction=METRICS[sweep.objective],
+                classes=dataset.classes,
+                data=fingerprint(dataset, splits),
+                versions=versions_of(LIBRARIES),
+            )
+            with EventLog(folder.events) as log:
+                log.append(started)
+                search = Search.replay(sweep, [started], log.append, structure=structure_of(sweep))
+                training = training_of(sweep, dataset, splits, runs)
+                return _drive(search, log, partial(train, search, training, folder), watch)
 
 
 def resume_run(
@@ -111,7 +118,7 @@ def resume_run(
     ``as_started``) or an override asks for another search than the one that was started, or its data changed.
     """
     folder = find_run(run, runs)
-    with folder.lock(), EventLog(folder.events) as log:
+    with folder.lock(), ExitStack() as afterwards, EventLog(folder.events) as log:
         before = Run.read(folder.events)
         before.check_begun(folder.path)
         assert before.started
@@ -120,6 +127,7 @@ def resume_run(
         _refuse_other_search(as_logged, sweep, folder.sweep)
         if not as_started:
             _refuse_changed_source(before.started)
+        train = _start(runner, sweep, afterwards)
         dataset, splits = load_rows(sweep, folder.path.parent)
         if fingerprint(dataset, splits) != before.started.data:
             raise RunError(
@@ -127,32 +135,34 @@ def resume_run(
                 "trials could not be compared; put the data back, or start a new run"
             )
         events = (event for event, _ in read_events(folder.events))
-        search = Search.replay(sweep, events, log.append)
+        search = Search.replay(sweep, events, log.append, structure=structure_of(sweep))
         changed = {k: v for k, v in sweep.to_dict().items() if v != before.sweep.get(k)}
         resumed = Resumed(changed=changed)
         log.append(resumed)
         search.run.apply(resumed)
         write_text(folder.sweep, sweep.to_yaml())
         training = training_of(sweep, dataset, splits, folder.path.parent)
-        return _drive(search, log, folder, training, runner, watch)
+        return _drive(search, log, partial(train, search, training, folder), watch)
 
 
-def _drive(
-    search: Search, log: EventLog, folder: RunFolder, training: Training, runner: RunnerName, watch: Watch
-) -> Run:
-    run: Runner = importlib.import_module(RUNNERS[runner]).run
+def _start(name: RunnerName, sweep: Sweep, afterwards: ExitStack) -> Runner:
+    start: Start = importlib.import_module(RUNNERS[name]).start
+    return start(sweep, afterwards)
+
+
+def _drive(search: Search, log: EventLog, train: Callable[[], None], watch: Watch) -> Run:
+    """Train, and write into the log how that ended."""
     end = partial(_append_end, search, log)
-    with ExitStack() as afterwards:
-        try:
-            with _signals_raise(), watch(search):
-                run(search, training, folder, afterwards)
-        except Interrupted as interrupted:
-            end("interrupted", signal.Signals(interrupted.signum).name)
-            raise
-        except RunFailed as error:
-            end("failed", str(error))
-            raise
-        end("complete", search.over() or "all trials are done")
+    try:
+        with _signals_raise(), watch(search):
+            train()
+    except Interrupted as interrupted:
+        end("interrupted", signal.Signals(interrupted.signum).name)
+        raise
+    except RunFailed as error:
+        end("failed", str(error))
+        raise
+    end("complete", search.over() or "all trials are done")
     return search.run
 
 
@@ -209,6 +219,22 @@ def training_of(sweep: Sweep, dataset: Dataset, splits: Splits, runs: Path) -> T
         folds=make_folds(dataset, splits, sweep.epochs, cache=cache_of(runs)),
         y_valid=y_valid(dataset, splits),
     )
+
+
+def structure_of(sweep: Sweep) -> Structure:
+    """What tells trials apart that no worker trains with what it built for the other."""
+    trainer = load_trainer(sweep.trainer)
+    told = getattr(trainer, "structure", None)
+    if told is None:
+        return no_structure
+
+    def structure(params: Mapping[str, Value]) -> str | None:
+        try:
+            return cast(str | None, told(trainer.Settings(**sweep.fixed, **params)))
+        except ValidationError:
+            return None  # its worker will say why
+
+    return structure
 
 
 def versions_of(libraries: Iterable[str]) -> dict[str, str]:

@@ -109,6 +109,8 @@ class Finished(_Event):
     trial: int
     ending: Ending
     reason: str = ""
+    wasted: int = 0
+    """Epochs that were trained before their worker knew, and count for nothing."""
 
 
 class Resumed(_Event):
@@ -291,6 +293,8 @@ class Run:
         """The trial with the best objective at its best epoch; the earlier report of equals."""
         self.epochs = 0
         """Epochs reported, over all trials."""
+        self.wasted_epochs = 0
+        """Epochs trained beyond the end of their trial, over all trials."""
         self.num_infeasible = 0
         self.ended: SweepEnded | None = None
         """How the last driver left, or None if it is at work or was killed."""
@@ -353,6 +357,7 @@ class Run:
                 trial = self.trials[event.trial]
                 trial.status, trial.reason, trial.updated = event.ending, event.reason, event.time
                 self.num_infeasible += event.ending == "infeasible"
+                self.wasted_epochs += event.wasted
             case Resumed():
                 self.sweep |= event.changed
                 self.ended = None

@@ -3,12 +3,18 @@
 from contextlib import ExitStack, closing
 
 from search.folder import RunFolder
-from search.runner import accept
+from search.runner import Runner, accept
 from search.search import Search
 from search.trial_loop import Training, Worker
+from spaces.sweep import Sweep
 
 
-def run(search: Search, training: Training, folder: RunFolder, afterwards: ExitStack) -> None:
+def start(sweep: Sweep, afterwards: ExitStack) -> Runner:
+    """See ``runner.Start``: there is nothing to begin."""
+    return run
+
+
+def run(search: Search, training: Training, folder: RunFolder) -> None:
     """See ``runner.Runner``. Raises RunError when the log cannot be written or the search is hopeless."""
     worker = Worker(training)
     while stretch := search.next_trial():

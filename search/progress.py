@@ -77,9 +77,10 @@ def _counts(search: Search) -> str:
         for status in ("complete", "running", "paused", "stopped", "failed", "infeasible")
         if counts[status] or status in ("complete", "running", "stopped", "failed")
     )
-    return (
-        f"trials {started}: {others} | {search.run.epochs} epochs | {clock(search.elapsed())}{_eta(search)}"
-    )
+    epochs = f"{search.run.epochs} epochs"
+    if search.run.wasted_epochs:
+        epochs += f" and {search.run.wasted_epochs} wasted"
+    return f"trials {started}: {others} | {epochs} | {clock(search.elapsed())}{_eta(search)}"
 
 
 def _best(search: Search) -> str:

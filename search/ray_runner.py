@@ -9,12 +9,14 @@ written to a folder that is thrown away and read by nobody.
 import logging
 import math
 import os
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,13 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from search.ahead import HELD_TRIALS, AheadWorker, Said
 from search.events import RunFailed
-from search.folder import RunFolder, write_files
-from search.runner import accept
-from search.search import LOST_WORKERS, Ended, Report, Search, Stretch
-from search.trial_loop import Training, Worker
-from spaces.sweep import Resources
+from search.folder import Files, RunFolder
+from search.runner import Runner, accept
+from search.search import LOST_WORKERS, Memory, Report, Search, Stretch
+from search.trial_loop import Training
+from spaces.sweep import Resources, Sweep
 
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # JSON, CSV and TensorBoard files of every trial
@@ -46,19 +49,44 @@ TUNE_SETTINGS = {
 }
 
 IDLE_STEP_S = 0.1
+LONG_EPOCH_S = 1.0
+"""Beside such an epoch the time until an answer comes is nothing."""
+SHORT_STRETCH_S = 0.05
+"""A stretch this short may be over before a report of its first epochs is answered."""
 IDLE_LIMIT_S = 30.0
 """After this long without work a worker gives its place back, as long as another idle one stays."""
 
 
-def run(search: Search, training: Training, folder: RunFolder, afterwards: ExitStack) -> None:
-    """See ``runner.Runner``. Uses the cluster at RAY_ADDRESS if that is set, else one of its own.
+def start(sweep: Sweep, afterwards: ExitStack) -> Runner:
+    """See ``runner.Start``. Uses the cluster at RAY_ADDRESS if that is set, else one of its own.
 
-    Raises RunFailed when this machine has no room for a trial, workers cannot start, the log cannot be
-    written, or the search is hopeless.
+    The runner raises RunFailed when this machine has no room for a trial, workers cannot start, the log
+    cannot be written, or the search is hopeless.
     """
+    if ray.is_initialized():
+        return partial(_run, None)
+    # In a thread Ray leaves the handlers of signals as they are; its processes end with the thread.
+    thread = afterwards.enter_context(ThreadPoolExecutor(1, "connect"))
+    connecting = thread.submit(_connect, sweep)
+    afterwards.callback(ray.shutdown)  # takes a second or more
+    afterwards.callback(wait, [connecting])
+    return partial(_run, connecting)
+
+
+def _connect(sweep: Sweep) -> None:
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if address := os.environ.get("RAY_ADDRESS"):  # a cluster elsewhere may grow; this machine does not
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    _check_room(sweep.resources)
+
+
+def _run(connecting: Future[None] | None, search: Search, training: Training, folder: RunFolder) -> None:
+    if connecting:
+        connecting.result()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what went wrong is in the log
     resources = search.sweep.resources
-    _connect(resources, afterwards)
     with (
         _environment(TUNE_SETTINGS),
         tempfile.TemporaryDirectory(prefix="rungwise-tune-") as storage,
@@ -81,29 +109,6 @@ def run(search: Search, training: Training, folder: RunFolder, afterwards: ExitS
         except _Escape as escape:
             assert escape.__cause__
             raise escape.__cause__ from None
-
-
-def _connect(resources: Resources, afterwards: ExitStack) -> None:
-    if ray.is_initialized():
-        return
-    afterwards.callback(ray.shutdown)  # takes a second or more
-    address = os.environ.get("RAY_ADDRESS")
-    with _handlers_kept():
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    if not address:  # a cluster elsewhere may grow; this machine does not
-        _check_room(resources)
-
-
-@contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Ray puts a handler of its own on SIGTERM, which would end the process before the log knows why."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
 
 
 def _check_room(resources: Resources) -> None:
@@ -130,13 +135,6 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-class _Messages(tuple[Report | Ended, ...]):
-    """What a worker says. Tune formats each result for a debug line, checkpoints and all, read or not."""
-
-    def __repr__(self) -> str:
-        return f"{len(self)} messages"
-
-
 class _Escape(BaseException):
     """Carries an error of ours through Tune, which turns any Exception into a failed trial."""
 
@@ -149,6 +147,25 @@ def _escaping() -> Iterator[None]:
         raise _Escape from error
 
 
+@dataclass
+class _Place:
+    """What the driver knows of one worker."""
+
+    worker: Any
+    at: Stretch | None = None
+    """What it trains."""
+    queued: Stretch | None = None
+    """What it turns to when that may have ended."""
+    held: Mapping[int, int] = field(default_factory=dict)
+    """See ``Said``."""
+    structures: deque[str] = field(default_factory=lambda: deque(maxlen=HELD_TRIALS))
+    """Of the trials that it trained lately."""
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        return [stretch for stretch in (self.at, self.queued) if stretch]
+
+
 class _Driver:
     """What the two adapters share: the search, and which Tune trial, that is which worker, trains what."""
 
@@ -158,9 +175,11 @@ class _Driver:
         self._resources = resources
         self._workers: set[str] = set()
         """Tune trials that were asked for and have not ended."""
-        self._at_work: dict[str, int] = {}
-        """The trial that each busy worker trains."""
+        self._places: dict[str, _Place] = {}
+        """Of the workers that said a word."""
         self._idle_since: dict[str, float] = {}
+        self._epoch_s = math.inf
+        """How long the last epoch took that was reported."""
         self._stillborn = 0
         """Workers in a row that died before they said a word."""
         self._is_over = False
@@ -177,36 +196,86 @@ class _Driver:
     def is_over(self) -> bool:
         return self._is_over
 
-    def answer(self, tune_id: str, worker: Any, messages: Sequence[Report | Ended]) -> str:
+    def answer(self, tune_id: str, worker: Any, said: Said) -> str:
         """Take what a worker says; it gets its answer, and its next stretch where this one is over."""
         self._stillborn = 0
-        if messages and accept(self._search, self._folder, *messages) == "continue":
-            return TrialScheduler.CONTINUE
-        was_at_work = self._at_work.pop(tune_id, None) is not None
-        if stretch := self._search.next_trial():
-            files = self._folder.read_checkpoint(stretch.trial, stretch.start) if stretch.start else None
-            worker.begin.remote(stretch, files)
-            self._at_work[tune_id] = stretch.trial
-            self._idle_since.pop(tune_id, None)
-            return TrialScheduler.CONTINUE
-        if was_at_work:
-            worker.begin.remote(None, None)
-        return self._rest(tune_id)
+        place = self._places.setdefault(tune_id, _Place(worker))
+        place.held = said.held
+        if said.messages:
+            self._take(place, said)
+        if not place.at:
+            self._give(place)
+        if not place.at:
+            return self._rest(tune_id)
+        self._idle_since.pop(tune_id, None)
+        if self._is_time_to_queue(place, place.at):
+            self._give(place)
+        return TrialScheduler.CONTINUE
 
     def lose(self, tune_id: str, reason: str) -> None:
         """The worker died. Raises RunFailed when none ever starts, which another one would not either."""
-        trial = self._at_work.pop(tune_id, None)
-        if trial is not None:
-            self._search.lose(trial, reason)
-        elif tune_id not in self._idle_since:
+        place = self._places.pop(tune_id, None)
+        if place is None:
             self._stillborn += 1
             if self._stillborn >= LOST_WORKERS:
                 raise RunFailed(f"{self._stillborn} workers in a row died while starting: {reason}")
+            return
+        if place.queued:
+            self._search.give_back(place.queued.trial)
+        if place.at:
+            self._search.lose(place.at.trial, reason)
 
     def forget(self, tune_id: str) -> None:
         """The worker is gone, for whatever reason."""
         self._workers.discard(tune_id)
+        self._places.pop(tune_id, None)
         self._idle_since.pop(tune_id, None)
+
+    def _take(self, place: _Place, said: Said) -> None:
+        """Keep and answer what is new of a worker's trial."""
+        assert place.at
+        last = said.messages[-1]
+        if isinstance(last, Report):
+            self._epoch_s = last.seconds
+        goes_on = accept(self._search, self._folder, *said.messages, ahead=said.ahead) == "continue"
+        if said.at != place.at.trial:  # it turned to what was queued
+            if goes_on:
+                self._search.give_back(place.at.trial)
+            place.at, place.queued = place.queued, None
+        elif not goes_on:
+            if place.queued:
+                self._search.give_back(place.queued.trial)
+            place.at = place.queued = None
+            place.worker.begin.remote(None, None)
+
+    def _give(self, place: _Place) -> None:
+        """The next stretch, if there is one: to begin with, or to turn to."""
+        stretch = self._search.next_trial(Memory(place.held, place.structures))
+        if not stretch:
+            return
+        files = None
+        if stretch.start and place.held.get(stretch.trial) != stretch.start:
+            files = self._folder.read_checkpoint(stretch.trial, stretch.start)
+        if place.at:
+            place.queued = stretch
+            place.worker.queue.remote(stretch, files)
+        else:
+            place.at = stretch
+            place.worker.begin.remote(stretch, files)
+        structure = self._search.structure(stretch.params)
+        if structure and structure not in place.structures:
+            place.structures.append(structure)
+
+    def _is_time_to_queue(self, place: _Place, at: Stretch) -> bool:
+        """Late, since what is asked for later is asked for knowing more, and never where it saves nothing."""
+        if place.queued or self._idle_since or self._epoch_s > LONG_EPOCH_S:
+            return False
+        epoch = self._search.run.trials[at.trial].epoch
+        rungs = [rung for rung in at.rungs if rung > epoch]
+        if rungs and not at.may_pause:
+            return False  # nothing is saved there that the trial could go on from
+        left = min([*rungs, self._search.sweep.epochs]) - epoch
+        return left <= 1 or left * self._epoch_s <= SHORT_STRETCH_S
 
     def _rest(self, tune_id: str) -> str:
         """Keep a worker without work while there may be some again; of those that idle for long keep one."""
@@ -261,7 +330,7 @@ class _Answers(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         with _escaping():
-            return self._driver.answer(trial.trial_id, trial.temporary_state.ray_actor, result["messages"])
+            return self._driver.answer(trial.trial_id, trial.temporary_state.ray_actor, result["said"])
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
         with _escaping():
@@ -269,61 +338,43 @@ class _Answers(FIFOScheduler):
 
 
 class _Forget(Callback):
-    """Takes the messages out of what Tune keeps of its trials."""
+    """Takes what was said out of what Tune keeps of its trials."""
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        result["messages"] = None
+        result["said"] = None
 
 
 class _TuneWorker(tune.Trainable):
     """The process that trains: takes stretch after stretch, and keeps data and imports between them."""
 
     def setup(self, config: dict[str, Any], training: Training) -> None:  # type: ignore[override]
-        self._worker = Worker(training)
-        self._given: tuple[Stretch, Mapping[str, bytes] | None] | None = None
-        self._batches: Generator[list[Report | Ended]] | None = None
-        self._checkpoint: tempfile.TemporaryDirectory[str] | None = None
+        self._worker = AheadWorker(training)
         self._has_greeted = False
 
-    def begin(self, stretch: Stretch | None, checkpoint: Mapping[str, bytes] | None) -> None:
-        """Drop the present stretch and take up this one, if any, at the next step."""
-        self.cleanup()
-        self._given = (stretch, checkpoint) if stretch else None
+    def begin(self, stretch: Stretch | None, files: Files | None) -> None:
+        self._worker.begin(stretch, files)
+
+    def queue(self, stretch: Stretch, files: Files | None) -> None:
+        self._worker.queue(stretch, files)
 
     def step(self) -> dict[str, Any]:
         """Train until there is something to say; an idle worker says nothing, and not too often."""
-        if self._given:
-            stretch, checkpoint = self._given
-            self._given = None
-            self._batches = self._worker.batches(stretch, self._unpack(checkpoint) if checkpoint else None)
-        if self._batches:
-            return {"messages": _Messages(next(self._batches))}
-        if self._has_greeted:
+        said = self._worker.listen()
+        if not said.messages and self._has_greeted:
             time.sleep(IDLE_STEP_S)
         self._has_greeted = True
-        return {"messages": _Messages()}
+        return {"said": said}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Tune hands the process of an ended trial to its next one."""
-        self.cleanup()
+        self._worker.begin(None, None)
         self._has_greeted = False
         return True
 
     def cleanup(self) -> None:
-        if self._batches:
-            self._batches.close()
-            self._batches = None
-        if self._checkpoint:
-            self._checkpoint.cleanup()
-            self._checkpoint = None
-
-    def _unpack(self, files: Mapping[str, bytes]) -> Path:
-        self._checkpoint = tempfile.TemporaryDirectory(prefix="rungwise-")
-        folder = Path(self._checkpoint.name)
-        write_files(folder, files)
-        return folder
+        self._worker.close()
 
 
 def _why_it_died(error_file: Path) -> str:

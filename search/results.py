@@ -32,8 +32,8 @@ class Results:
         return self.run.objective
 
     def status_of(self, trial: Trial) -> str:
-        """A trial that is still paused when its run is complete was stopped."""
-        if trial.status == "paused" and self.state == "complete":
+        """A trial that is not finished when its run is complete was stopped."""
+        if not trial.is_finished and self.state == "complete":
             return "stopped"
         return trial.status
 
@@ -92,6 +92,7 @@ class Results:
             "state": self.state,
             "trials": self.counts(),
             "epochs": self.run.epochs,
+            "wasted_epochs": self.run.wasted_epochs,
             "best": None if best is None else self.summary(best),
         }
 

@@ -8,9 +8,9 @@ rebuilds it from a log.
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any, Self
 
 import numpy as np
@@ -85,14 +85,40 @@ class Ended:
     reason: str = ""
 
 
+Structure = Callable[[Mapping[str, Value]], str | None]
+"""Of params: a text that is equal for those whose trials a worker starts without building anew."""
+
+
+def no_structure(params: Mapping[str, Value]) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a worker still has of what it trained, so that more of the same starts sooner there."""
+
+    trials: Collection[int] = ()
+    """It holds the checkpoint from which these go on."""
+    structures: Collection[str] = ()
+
+
+NOTHING = Memory()
+
+
 class Search:
     """Decides; knows neither Ray nor files. ``append`` makes events durable before they take effect."""
 
     def __init__(
-        self, sweep: Sweep, run: Run, append: Callable[..., None], clock: Callable[[], float] = time.time
+        self,
+        sweep: Sweep,
+        run: Run,
+        append: Callable[..., None],
+        clock: Callable[[], float] = time.time,
+        structure: Structure = no_structure,
     ) -> None:
         self.sweep = sweep
         self.run = run
+        self.structure = structure
         self.asha = (
             Asha(sweep.epochs, sweep.asha.grace, sweep.asha.reduction, sweep.asha.rule)
             if sweep.asha
@@ -104,7 +130,8 @@ class Search:
         self._exhausted = False
         self._in_flight: set[int] = set()
         self._unfinished: deque[int] = deque()
-        """Trials that were running when their worker or driver went away."""
+        """Trials that are running and that nobody trains: their worker or driver went away, or turned to
+        other work."""
 
     @classmethod
     def replay(
@@ -113,9 +140,10 @@ class Search:
         events: Iterable[Event],
         append: Callable[..., None],
         clock: Callable[[], float] = time.time,
+        structure: Structure = no_structure,
     ) -> Self:
         """The search as it stood after ``events``; what was running then is handed out again first."""
-        search = cls(sweep, Run(), append, clock)
+        search = cls(sweep, Run(), append, clock, structure)
         for event in events:
             match event:
                 case TrialStarted():
@@ -129,36 +157,35 @@ class Search:
         search._unfinished = deque(t.number for t in search.run.trials.values() if t.status == "running")
         return search
 
-    def next_trial(self) -> Stretch | None:
-        """The next piece of work for a free worker.
+    def next_trial(self, memory: Memory = NOTHING) -> Stretch | None:
+        """The next piece of work for a worker that is free, or soon will be.
 
-        None means that there is none now; if none is being trained at that moment either, the search is over.
+        Of trials that may equally well go on now, one that is in the worker's ``memory`` does. None means
+        that there is no work now; if none is being trained at that moment either, the search is over.
         """
         if self.over():
             return None
         if self._unfinished:
-            return self._hand_out(self._unfinished.popleft())
-        trial = self.asha.promotable()
-        if trial is None:
-            if new := self._start_trial():
-                return new
-            if not self._in_flight:
-                trial = self.asha.last_promotable()
-        if trial is None:
-            return None
-        self.asha.promote(trial)
-        self._record(Promoted(time=self._clock(), trial=trial))
-        return self._hand_out(trial)
+            trial = self._nearest(self._unfinished, memory)
+            self._unfinished.remove(trial)
+            return self._hand_out(trial)
+        if promotable := self.asha.all_promotable():
+            return self._promote(self._nearest(promotable, memory))
+        if new := self._start_trial():
+            return new
+        last = None if self._in_flight else self.asha.last_promotable()
+        return None if last is None else self._promote(last)
 
-    def report(self, *reports: Report) -> Decision:
+    def report(self, *reports: Report, ahead: int = 0) -> Decision:
         """Take the next epochs of a trial in flight; durable, as one piece, when this returns.
 
-        The answer is to the last of them that was taken: none is after one that ends the stretch.
+        The answer is to the last of them that was taken: none is after one that ends the stretch. Those are
+        wasted, and so are the epochs that the worker trains ``ahead`` of its reports.
         """
         events: list[Event] = []
         decision: Decision = "continue"
-        for report in reports:
-            decision, finished = self._judge(report)
+        for left, report in zip(reversed(range(len(reports))), reports, strict=True):
+            decision, finished = self._judge(report, wasted=left + ahead)
             events += [reported(report, self._clock(), decision), *finished]
             if decision != "continue":
                 break
@@ -184,6 +211,11 @@ class Search:
                 Ended(trial, "failed", f"its worker died {LOST_WORKERS} times; the last time: {reason}")
             )
 
+    def give_back(self, trial: int) -> None:
+        """A trial in flight goes on, and its worker turned to other work: it is handed out again."""
+        self._in_flight.discard(trial)
+        self._unfinished.append(trial)
+
     def over(self) -> str | None:
         """Why nothing more is to be trained: the target is reached or the budget used up."""
         budget, best = self.sweep.budget, self.run.best
@@ -200,6 +232,21 @@ class Search:
     @property
     def num_in_flight(self) -> int:
         return len(self._in_flight)
+
+    def _promote(self, trial: int) -> Stretch:
+        self.asha.promote(trial)
+        self._record(Promoted(time=self._clock(), trial=trial))
+        return self._hand_out(trial)
+
+    def _nearest(self, trials: Sequence[int], memory: Memory) -> int:
+        """One that the memory holds, else one whose structure it has, else the first."""
+        held = (trial for trial in trials if trial in memory.trials)
+        alike = (
+            trial
+            for trial in trials
+            if memory.structures and self.structure(self.run.trials[trial].params) in memory.structures
+        )
+        return next(chain(held, alike, trials))
 
     def _start_trial(self) -> Stretch | None:
         trials = self.run.trials.values()
@@ -228,13 +275,14 @@ class Search:
             may_pause=self.asha.rule == "promote",
         )
 
-    def _judge(self, report: Report) -> tuple[Decision, list[Finished]]:
+    def _judge(self, report: Report, wasted: int) -> tuple[Decision, list[Finished]]:
         value = self._signed(report.metrics)
         decision = self.asha.report(report.trial, report.epoch, value)
         ending, reason = self._ending(report, value, decision)
         if not ending:
             return decision, []
-        return "stop", [Finished(time=self._clock(), trial=report.trial, ending=ending, reason=reason)]
+        time = self._clock()
+        return "stop", [Finished(time=time, trial=report.trial, ending=ending, reason=reason, wasted=wasted)]
 
     def _ending(self, report: Report, value: float, decision: Decision) -> tuple[Ending | None, str]:
         """Whether this report is the trial's last, and why."""

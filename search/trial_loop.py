@@ -6,7 +6,6 @@ the two or three rows that one fold has of it (Forman and Scholz, "Apples-to-app
 studies", 2010, on why F1 is not averaged over folds).
 """
 
-import math
 import os
 import tempfile
 import time
@@ -29,7 +28,6 @@ from trainers.catalog import load_trainer
 from trainers.contract import Epoch, Fold, Infeasible
 from trainers.metrics import METRICS, score
 
-BATCH_S = 0.02
 SAVING_SHARE = 0.02
 """At most this part of the training time goes into checkpoints nobody asked for."""
 
@@ -103,30 +101,6 @@ class Worker:
         except Exception as error:  # a failing trial is data
             reason = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
             yield Ended(stretch.trial, "failed", reason)
-
-    def batches(self, stretch: Stretch, start: Path | None) -> Generator[list[Report | Ended]]:
-        """What ``train`` yields, in pieces that can travel together.
-
-        Where the answer can only be to go on, waiting for it costs a short epoch more than the epoch: reports
-        gather for ``BATCH_S`` unless one of them is answered by comparison, diverged, or brings files along.
-        """
-        gathered: list[Report | Ended] = []
-        begun = time.perf_counter()
-        with closing(self.train(stretch, start)) as messages:
-            for message in messages:
-                gathered.append(message)
-                if self._needs_answer(message, stretch) or time.perf_counter() - begun >= BATCH_S:
-                    yield gathered
-                    gathered, begun = [], time.perf_counter()
-
-    def _needs_answer(self, message: Report | Ended, stretch: Stretch) -> bool:
-        return (
-            isinstance(message, Ended)
-            or message.epoch in stretch.rungs
-            or math.isnan(message.metrics[self.training.objective])
-            or message.checkpoint is not None
-            or message.probabilities is not None
-        )
 
     def _reports(self, stretch: Stretch, start: Path | None) -> Generator[Report]:
         training = self.training

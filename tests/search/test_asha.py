@@ -67,6 +67,16 @@ class TestPromote:
         search.report(11, 3, 0.95)  # would be promotable at the lower rung
         assert search.promotable() == 8
 
+    def test_whichever_of_the_promotable_goes_on_the_others_still_may(self) -> None:
+        search = asha()
+        for trial in range(1, 10):
+            search.report(trial, 3, -trial)
+        assert search.all_promotable() == [1, 2, 3]
+        search.promote(3)
+        assert search.all_promotable() == [1, 2]
+        with pytest.raises(ValueError, match="trial 4"):
+            search.promote(4)
+
     def test_earlier_trial_goes_first_among_equals(self) -> None:
         search = asha()
         for trial in (1, 2, 3):

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from search.events import Event, Finished, Promoted, Reported, RunFailed, TrialStarted
-from search.search import Ended, Report, Search
+from search.search import NOTHING, Ended, Memory, Report, Search
 from tests.search.conftest import drive, make_sweep, start
 
 SUGGESTERS = ("random", "gp", "tpe", "cmaes", "qmc", "nsga2")
@@ -38,10 +38,7 @@ def test_log_cut_anywhere_gives_the_same_next_suggestion_and_decisions(suggester
             case TrialStarted():
                 assert again._suggester.suggest(expected.trial) == expected.params
             case Promoted():
-                assert (
-                    again.asha.promotable() == expected.trial
-                    or again.asha.last_promotable() == expected.trial
-                )
+                assert expected.trial in (*again.asha.all_promotable(), again.asha.last_promotable())
             case Reported() if not isinstance(next(iter(log[cut + 1 :]), None), Finished):
                 value = expected.metrics["macro_f1"]
                 assert again.asha.report(expected.trial, expected.epoch, value) == expected.decision
@@ -81,6 +78,60 @@ def test_stretch_goes_on_from_the_last_checkpoint_and_reports_nothing_twice() ->
         search.report(Report(stretch.trial, epoch, {"macro_f1": epoch / 10}, checkpoint=files))
     again = Search.replay(sweep, log, log.append).next_trial()
     assert again and (again.start, again.reported, again.best) == (2, 3, 0.3)
+
+
+def waiting() -> tuple[Search, list[Event]]:
+    """Nine trials wait at the first rung, and the first three of them may go on."""
+    search, log = start(make_sweep())
+    for stretch in [search.next_trial() for _ in range(9)]:
+        assert stretch
+        value = 1 - stretch.trial / 10
+        assert search.report(Report(stretch.trial, 1, {"macro_f1": value}, checkpoint={})) == "pause"
+    return search, log
+
+
+def next_number(search: Search, memory: Memory = NOTHING) -> int:
+    stretch = search.next_trial(memory)
+    assert stretch
+    return stretch.trial
+
+
+def test_of_those_that_may_go_on_one_that_the_worker_holds_does_and_the_log_says_which() -> None:
+    search, log = waiting()
+    assert next_number(search, Memory(trials={9, 2})) == 2
+    again = Search.replay(search.sweep, log, log.append)
+    assert again.asha.all_promotable() == [1, 3]
+    assert next_number(search, Memory(trials={9})) == 1, "9 may not go on"
+
+
+def test_of_those_that_may_go_on_one_whose_structure_the_worker_has_does() -> None:
+    search, _ = waiting()
+    search.structure = lambda params: str(params["learning_rate"])
+    known = {str(search.run.trials[number].params["learning_rate"]) for number in (3, 9)}
+    assert next_number(search, Memory(structures=known)) == 3
+    assert next_number(search, Memory(trials={2}, structures=known)) == 2
+    assert next_number(search) == 1
+
+
+def test_trial_that_its_worker_left_is_handed_out_before_any_other_and_to_who_holds_it_first() -> None:
+    search, log = waiting()
+    running = [next_number(search) for _ in range(3)]
+    for number in running[:2]:
+        search.give_back(number)
+    assert search.num_in_flight == 1
+    assert next_number(search, Memory(trials={running[1]})) == running[1]
+    assert next_number(search) == running[0]
+    again = Search.replay(search.sweep, log, log.append)
+    assert {next_number(again) for _ in range(3)} == set(running)
+
+
+def test_epochs_trained_beyond_a_stop_are_counted_as_wasted() -> None:
+    search, log = start(make_sweep(asha="off", budget={"target": 0.9}))
+    number = next_number(search)
+    epochs = [Report(number, epoch, {"macro_f1": value}) for epoch, value in [(1, 0.1), (2, 0.95), (3, 0.96)]]
+    assert search.report(*epochs, ahead=1) == "stop"
+    assert (search.run.epochs, search.run.wasted_epochs) == (2, 2), "the third, and the one under way"
+    assert Search.replay(search.sweep, log, log.append).run.wasted_epochs == 2
 
 
 def test_nan_stops_a_trial_with_the_reason() -> None:

@@ -1,4 +1,4 @@
-"""One trial on a worker: what it reports, when it saves, and what may travel together."""
+"""One trial on a worker: what it reports, and when it saves."""
 
 import math
 import time
@@ -10,7 +10,7 @@ import pytest
 
 from search.folder import write_files
 from search.search import Ended, Report, Stretch
-from search.trial_loop import BATCH_S, SAVING_SHARE, Saving, Training, Worker
+from search.trial_loop import SAVING_SHARE, Saving, Training, Worker
 from tests.tiny import Softmax
 from trainers.contract import Epoch, Fold
 
@@ -108,28 +108,6 @@ def test_fault_of_the_trainer_is_an_ending_with_its_trace() -> None:
     *_, end = worker().train(stretch(params={"mishap": "raises"}), None)
     assert isinstance(end, Ended) and end.ending == "failed"
     assert end.reason.startswith("ZeroDivisionError: the trainer has a fault\nTraceback")
-
-
-def test_reports_that_can_only_be_told_to_go_on_travel_together() -> None:
-    batches = list(worker(epochs=9).batches(stretch(rungs=(3, 6)), None))
-    assert [report.epoch for batch in batches for report in reports(batch)] == list(range(1, 10))
-    for batch in batches:
-        assert not any(isinstance(message, Ended) or message.epoch in (3, 6) for message in batch[:-1])
-    assert isinstance(batches[-1][-1], Ended)
-    assert len(batches) < 10, "some did travel together"
-
-
-def test_diverged_epoch_ends_its_batch() -> None:
-    params = {"mishap": "diverges", "mishap_epoch": 4}
-    for batch in worker(epochs=9).batches(stretch(params=params), None):
-        diverged = [isinstance(m, Report) and math.isnan(m.metrics["macro_f1"]) for m in batch]
-        assert not any(diverged[:-1])
-
-
-def test_long_epochs_are_reported_one_by_one() -> None:
-    params = {"epoch_s": 2 * BATCH_S}
-    batches = list(worker(epochs=3).batches(stretch(params=params), None))
-    assert [len(reports(batch)) for batch in batches] == [1, 1, 1, 0]
 
 
 @pytest.mark.parametrize("save_s", [0.0002, 0.002])
