@@ -10,7 +10,8 @@ one that was not used yet, in the unit cube, and the suggester is told that it h
 every arm alike. For each peer the table gives the share of the peer's budget after which an arm reaches the
 regret that the peer ends with: the median over tasks, with a 95 % bootstrap interval over tasks. Regret is
 how far the best value seen so far, at whatever epoch, lies from the best recorded one; its mean over seeds
-is compared. An arm may take twice the budget; one that needs longer counts as 2.
+is compared. An arm may take twice the budget; one that needs longer counts as 2. Our arms stop when they
+have caught up with every peer, which changes no share.
 """
 
 import argparse
@@ -19,10 +20,8 @@ import json
 import math
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -48,6 +47,8 @@ Array = NDArray[np.float64]
 PATIENCE = 2.0
 """How many times the peer's budget an arm may take."""
 RESAMPLES = 4000
+LOOKS = 100
+"""How many times an arm is asked, at even times, whether it has caught up with all peers and may stop."""
 GRID = 50
 """A param with at most so many recorded values was recorded on a grid."""
 
@@ -72,6 +73,10 @@ class Task:
     @property
     def epochs(self) -> int:
         return self.curve.shape[1]
+
+    @property
+    def best(self) -> float:
+        return float(np.nanmax(self.curve))
 
     def budget(self, trainings: float | None, workers: int) -> float:
         """Seconds in which ``workers`` could train so many average configurations to their end; by default
@@ -162,33 +167,50 @@ class Trace:
     wall_s: float
 
 
-def simulate(pilot: Pilot, task: Task, workers: int, horizon: float, clock: Clock) -> Trace:
-    """Each event is the end of an epoch; a worker that finds nothing to do asks again at the next one."""
-    began, order, trials = time.perf_counter(), count(), set[int]()
-    events: list[tuple[float, int, Piece, int]] = []
-    better: list[tuple[float, float]] = []
-    while True:
-        while len(events) < workers and (piece := pilot.next_piece()):
-            trials.add(piece.trial)
-            _train(events, clock.now, next(order), piece, piece.start + 1, task)
-        if not events or events[0][0] > horizon:
-            break
-        clock.now, _, piece, epoch = heapq.heappop(events)
-        value = float(task.curve[piece.config, epoch - 1])
-        if value > (better[-1][1] if better else -math.inf):
-            better.append((clock.now, value))
-        if (
-            pilot.report(piece, epoch, value, float(task.cost[piece.config, epoch - 1]))
-            and epoch < task.epochs
-        ):
-            _train(events, clock.now, next(order), piece, epoch + 1, task)
-    times, values = np.array(better).reshape(-1, 2).T
-    end = horizon if events else clock.now
-    return Trace(times, values, end, len(trials), time.perf_counter() - began)
+class Simulation:
+    """One search; each event is the end of an epoch, when a worker that found nothing to do asks again."""
 
+    def __init__(self, pilot: Pilot, task: Task, workers: int, clock: Clock) -> None:
+        self._pilot, self._task, self._workers, self._clock = pilot, task, workers, clock
+        self._events: list[tuple[float, int, Piece, int]] = []
+        self._order = count()
+        self._better: list[tuple[float, float]] = []
+        self._trials: set[int] = set()
+        self._wall_s = 0.0
 
-def _train(events: list[Any], now: float, order: int, piece: Piece, epoch: int, task: Task) -> None:
-    heapq.heappush(events, (now + task.cost[piece.config, epoch - 1], order, piece, epoch))
+    def run(self, until: float) -> None:
+        """Up to that second of the clock, from where the last call stopped."""
+        began = time.perf_counter()
+        while True:
+            while len(self._events) < self._workers and (piece := self._pilot.next_piece()):
+                self._trials.add(piece.trial)
+                self._train(piece, piece.start + 1)
+            if not self._events or self._events[0][0] > until:
+                break
+            self._finish_epoch()
+        self._wall_s += time.perf_counter() - began
+
+    def trace(self, horizon: float) -> Trace:
+        times, values = np.array(self._better).reshape(-1, 2).T
+        end = horizon if self._events else self._clock.now
+        return Trace(times, values, end, len(self._trials), self._wall_s)
+
+    @property
+    def best(self) -> float:
+        return self._better[-1][1] if self._better else -math.inf
+
+    def _finish_epoch(self) -> None:
+        self._clock.now, _, piece, epoch = heapq.heappop(self._events)
+        value = float(self._task.curve[piece.config, epoch - 1])
+        if value > self.best:
+            self._better.append((self._clock.now, value))
+        seconds = float(self._task.cost[piece.config, epoch - 1])
+        if self._pilot.report(piece, epoch, value, seconds) and epoch < self._task.epochs:
+            self._train(piece, epoch + 1)
+
+    def _train(self, piece: Piece, epoch: int) -> None:
+        end = self._clock.now + self._task.cost[piece.config, epoch - 1]
+        heapq.heappush(self._events, (end, next(self._order), piece, epoch))
 
 
 # ---- the product's own search ----
@@ -248,6 +270,13 @@ class Nearest:
 
 class NearestOfOptuna(Nearest):
     """Optuna has opened its trial when it answers, so the params are put right in there."""
+
+    def __init__(self, suggester: Suggester, task: Task) -> None:
+        from optuna.samplers._tpe import _truncnorm
+        from scipy.special import log_ndtr
+
+        super().__init__(suggester, task)
+        _truncnorm._log_ndtr = log_ndtr  # one value at a time in Python, it takes three quarters of an hour
 
     def _correct(self, number: int, params: dict[str, Value]) -> None:
         from search.optuna_suggesters import OptunaSuggester, _distribution
@@ -312,14 +341,10 @@ class SearchPilot:
         return self._search.report(report) == "continue"
 
 
-def searching(
-    suggester: str, rule: str, reduction: int = 3, grace: int | None = None, nearest: type[Nearest] = Nearest
-) -> Callable[[Task, int, Clock, int, float], Pilot]:
-    """An arm that is a ``Search``; unless given, ``grace`` lies three rungs below the end, at epochs / 27."""
+def searching(suggester: str, nearest: type[Nearest] = Nearest, **asha: Any) -> Callable[..., Pilot]:
+    """An arm that is a ``Search``; what ``asha`` leaves out is the sweep's own default."""
 
     def pilot(task: Task, seed: int, clock: Clock, workers: int, budget: float) -> Pilot:
-        lowest = grace or max(1, round(task.epochs / 27))
-        asha = {"grace": lowest, "reduction": reduction, "rule": rule}
         return SearchPilot(task, seed, clock, nearest, suggester, asha)
 
     return pilot
@@ -423,14 +448,14 @@ def _shuffled(task: Task, seed: int) -> list[int]:
 
 
 OURS: dict[str, Callable[..., Pilot]] = {
-    "random, promote": searching("random", "promote"),
-    "tpe, promote": searching("tpe", "promote", nearest=NearestOfOptuna),
-    "gp, promote": searching("gp", "promote"),
+    "random, promote": searching("random"),
+    "tpe, promote": searching("tpe", NearestOfOptuna),
+    "gp, promote": searching("gp"),
 }
 PEERS: dict[str, Callable[..., Pilot]] = {
-    "Ray ASHA (4, grace 1) + random": searching("random", "stop", 4, 1),
-    "Ray ASHA tuned (3, grace 3) + random": searching("random", "stop", 3, 3),
-    "Ray ASHA + OptunaSearch (TPE)": searching("tpe", "stop", 4, 1, AsRayTells),
+    "Ray ASHA (4, grace 1) + random": searching("random", rule="stop", reduction=4, grace=1),
+    "Ray ASHA tuned (3, grace 3) + random": searching("random", rule="stop", reduction=3, grace=3),
+    "Ray ASHA + OptunaSearch (TPE)": searching("tpe", AsRayTells, rule="stop", reduction=4, grace=1),
     "KerasTuner Hyperband": Hyperband,
     "one-epoch top-K": TopK,
 }
@@ -440,18 +465,31 @@ ARMS = OURS | PEERS
 # ---- what is compared ----
 
 
-def run_arm(task: Task, workers: int, trainings: float | None, arm: str, seed: int) -> Trace:
-    budget, clock = task.budget(trainings, workers), Clock()
-    horizon = budget * (PATIENCE if arm in OURS else 1)
-    return simulate(ARMS[arm](task, seed, clock, workers, budget), task, workers, horizon, clock)
+def search_for(
+    task: Task, arm: str, workers: int, trainings: float | None, seeds: int, goal: float | None = None
+) -> list[Trace]:
+    """Searches with seeds 0, 1, ..., for the whole budget; given a ``goal``, until their mean regret is that
+    low, for ``PATIENCE`` budgets at most."""
+    budget = task.budget(trainings, workers)
+    clocks = [Clock() for _ in range(seeds)]
+    searches = [
+        Simulation(ARMS[arm](task, seed, clock, workers, budget), task, workers, clock)
+        for seed, clock in enumerate(clocks)
+    ]
+    horizon = budget if goal is None else PATIENCE * budget
+    for until in [horizon] if goal is None else np.linspace(0, horizon, LOOKS + 1)[1:]:
+        for search in searches:
+            search.run(until)
+        if goal is not None and np.mean([task.best - search.best for search in searches]) <= goal:
+            break
+    return [search.trace(horizon) for search in searches]
 
 
 def mean_regret(traces: list[Trace], task: Task) -> tuple[Array, Array]:
     """When the mean over searches of the regret falls, and to what; before that some have seen nothing."""
     times = np.unique(np.concatenate([trace.times for trace in traces]))
-    best = float(np.nanmax(task.curve))
     regrets = [
-        np.append(np.inf, best - trace.values)[np.searchsorted(trace.times, times, side="right")]
+        np.append(np.inf, task.best - trace.values)[np.searchsorted(trace.times, times, side="right")]
         for trace in traces
     ]
     return times, np.mean(regrets, axis=0)
@@ -473,38 +511,29 @@ def interval(shares: Array) -> str:
     return f"{np.median(shares):.2f} [{low:.2f}, {high:.2f}]"
 
 
-def compare(
-    tasks: list[Task], options: argparse.Namespace, arms: list[str]
-) -> dict[str, dict[str, list[Trace]]]:
-    """Of each arm, by task, the traces of all seeds."""
-    jobs = [(task, arm, seed) for task in tasks for arm in arms for seed in range(options.seeds)]
-    traces: dict[str, dict[str, list[Trace]]] = defaultdict(lambda: defaultdict(list))
-    with ExitStack() as stack:
-        results: Iterator[Trace]
-        work = partial(_run_job, workers=options.workers, trainings=options.trainings)
-        if options.processes > 1:
-            results = stack.enter_context(ProcessPoolExecutor(options.processes)).map(work, jobs)
-        else:
-            results = map(work, jobs)
-        for (task, arm, _), trace in zip(jobs, results, strict=True):
-            traces[arm][task.name].append(trace)
-    return traces
+def compare(task: Task, options: argparse.Namespace) -> dict[str, list[Trace]]:
+    """Of each arm the traces of all seeds; ours go on until they have caught up with the best peer."""
+    run = partial(search_for, task, workers=options.workers, trainings=options.trainings, seeds=options.seeds)
+    traces = {peer: run(peer) for peer in _chosen(PEERS, options)}
+    goal = min((mean_regret(each, task)[1][-1] for each in traces.values()), default=-math.inf)
+    return traces | {arm: run(arm, goal=goal) for arm in _chosen(OURS, options)}
 
 
-def _run_job(job: tuple[Task, str, int], workers: int, trainings: float | None) -> Trace:
-    task, arm, seed = job
-    return run_arm(task, workers, trainings, arm, seed)
+def _chosen(arms: Iterable[str], options: argparse.Namespace) -> list[str]:
+    return [arm for arm in arms if arm in options.arms]
 
 
 def table_of(file: Path, tasks: list[Task], options: argparse.Namespace) -> Table:
-    ours = [arm for arm in OURS if arm in options.arms]
-    peers = [arm for arm in PEERS if arm in options.arms]
-    traces = compare(tasks, options, [*ours, *peers])
+    ours, peers = _chosen(OURS, options), _chosen(PEERS, options)
+    with ProcessPoolExecutor(options.processes) as pool:
+        traces = list(pool.map(partial(compare, options=options), tasks))
     table = Table("peer", *ours, title=f"{file.stem}: {len(tasks)} tasks, {_title(options)}")
     for peer in peers:
-        cells = [[share(traces[arm][t.name], traces[peer][t.name], t) for t in tasks] for arm in ours]
+        cells = [
+            [share(of[arm], of[peer], task) for task, of in zip(tasks, traces, strict=True)] for arm in ours
+        ]
         table.add_row(peer, *(interval(np.array(shares)) for shares in cells))
-    speeds = [[trace for each in traces[arm].values() for trace in each] for arm in ours]
+    speeds = [[trace for of in traces for trace in of[arm]] for arm in ours]
     table.add_section()
     table.add_row(
         "simulated trials a minute",
@@ -528,7 +557,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--tasks", nargs="+", help="names of tasks; all if left out")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
+    usual = [arm for arm in ARMS if arm != "tpe, promote"]  # as slow as all others together
+    parser.add_argument(
+        "--arms", nargs="+", default=usual, choices=list(ARMS), metavar="ARM", help="; ".join(ARMS)
+    )
     parser.add_argument(
         "--trainings", type=float, help="the budget, in whole trainings; max(n / 25, workers) if left out"
     )

@@ -70,7 +70,7 @@ class Suggest(_Section):
     """What proposes the next configuration, and how many it may propose."""
 
     suggester: Literal["random", "grid", "gp", "tpe", "cmaes", "qmc", "nsga2"] = Field(
-        "tpe", description="one of random, grid, gp, tpe, cmaes, qmc, nsga2"
+        "gp", description="one of random, grid, gp, tpe, cmaes, qmc, nsga2"
     )
     trials: int = Field(40, ge=1, description="a whole number from 1 up")
     """Left out for a grid, it becomes the number of points in the grid."""
@@ -81,8 +81,15 @@ class Asha(_Section):
     """Early stopping: rungs at grace, grace * reduction, ... epochs; 1/reduction of a rung goes on."""
 
     grace: int = Field(1, ge=1, description="a whole number of epochs from 1 up")
+    """Left out, it becomes ``default_grace`` of the sweep's epochs."""
     reduction: int = Field(3, ge=2, description="a whole number from 2 up")
     rule: Literal["promote", "stop"] = Field("promote", description="promote or stop")
+
+
+def default_grace(epochs: int) -> int:
+    """Three rungs of reduction 3 below the end: in replays of recorded curves (docs/performance.md) better
+    than a ninth, a sixteenth or a fortieth of the epochs."""
+    return max(1, round(epochs / 27))
 
 
 def _shareable(amount: float) -> float:
@@ -152,7 +159,7 @@ class Sweep(_Section):
         Validation(), description="a mapping such as {holdout: 0.2, test: 0.2} or {kfold: 5}"
     )
     epochs: int = Field(ge=1, description="a whole number from 1 up")
-    search: Suggest = Field(Suggest(), description="a mapping such as {suggester: tpe, trials: 40, seed: 0}")
+    search: Suggest = Field(Suggest(), description="a mapping such as {suggester: gp, trials: 40, seed: 0}")
     asha: Annotated[Asha | None, BeforeValidator(_read_asha), PlainSerializer(_asha_tree)] = Field(
         Asha(), description="off, or a mapping such as {grace: 1, reduction: 3, rule: promote}"
     )
@@ -172,6 +179,9 @@ class Sweep(_Section):
         if self.search.suggester == "grid" and "trials" not in self.search.model_fields_set:
             whole_grid = self.search.model_copy(update={"trials": self.space.size})
             object.__setattr__(self, "search", whole_grid)
+        if self.asha and "grace" not in self.asha.model_fields_set:
+            early = self.asha.model_copy(update={"grace": default_grace(self.epochs)})
+            object.__setattr__(self, "asha", early)
         return self
 
     def to_dict(self) -> dict[str, Any]:

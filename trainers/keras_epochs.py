@@ -57,14 +57,20 @@ def _tensorflow(program: Trainable, dtype: Any) -> _Functions:
     x_spec = tf.TensorSpec(model.input_shape, dtype)
     batches = [tf.TensorSpec([None, None], kind) for kind in (tf.int32, tf.int32, tf.float32)]
 
+    # A graph of its own: within the loop, whose graph has a cycle, TensorFlow gives the gradient of a max
+    # pool now to one kernel and now to another, and they add up overlapping windows in different orders.
+    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
+    def update(rows: Any, y: Any, counts: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss, told = program.loss(rows, y, counts)
+            loss = optimizer.scale_loss(loss)
+        optimizer.apply(tape.gradient(loss, variables), model.trainable_variables)
+        return told
+
     @tf.function(autograph=False, input_signature=[x_spec, *batches])
     def train(x: Any, rows: Any, y: Any, counts: Any) -> Any:
         def step(i: Any, sums: Any) -> tuple[Any, Any]:
-            with tf.GradientTape() as tape:
-                loss, told = program.loss(tf.gather(x, rows[i]), y[i], counts[i])
-                loss = optimizer.scale_loss(loss)
-            optimizer.apply(tape.gradient(loss, variables), model.trainable_variables)
-            return i + 1, sums + told
+            return i + 1, sums + update(tf.gather(x, rows[i]), y[i], counts[i])
 
         begin = (tf.constant(0), tf.zeros(2))
         return tf.while_loop(lambda i, _: i < tf.shape(rows)[0], step, begin, parallel_iterations=1)[1]

@@ -37,10 +37,6 @@ def import_keras() -> Any:
 
         tensorflow.config.experimental.enable_op_determinism()  # else a GPU adds up in any order
         tensorflow.get_logger().setLevel("ERROR")  # it warns of a new trace for every new model
-        if not tensorflow.config.list_physical_devices("GPU"):
-            # Its rewriting of graphs reorders sums and products, and not the same way each time that the same
-            # graph is built; on a CPU it saves nothing that could be measured.
-            tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     gc.freeze()  # what is loaded stays: a warm worker looks for garbage often, and need not look there
     return keras
 

@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.replay import ARMS, PEERS, Clock, Hyperband, Trace, load_tasks, run_arm, share, simulate
+from benchmarks.replay import (
+    ARMS,
+    PEERS,
+    Clock,
+    Hyperband,
+    Simulation,
+    Trace,
+    load_tasks,
+    mean_regret,
+    search_for,
+    share,
+)
 from spaces.params import Choice, Float, Int
 
 N, EPOCHS = 60, 27
@@ -53,7 +64,7 @@ def test_recorded_task_becomes_a_space_that_holds_its_configurations(curves: Pat
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_finds_something_good_and_the_same_again(curves: Path, arm: str) -> None:
     for task in load_tasks(curves):
-        trace, again = (run_arm(task, 4, 8, arm, 0) for _ in range(2))
+        trace, again = (search_for(task, arm, 4, 8, 1)[0] for _ in range(2))
         assert (trace.times == again.times).all() and (trace.values == again.values).all()
         assert (np.diff(trace.times) >= 0).all() and (np.diff(trace.values) > 0).all()
         assert trace.trials > 4
@@ -63,9 +74,33 @@ def test_every_arm_finds_something_good_and_the_same_again(curves: Path, arm: st
 
 def test_clock_counts_the_seconds_of_every_epoch(curves: Path) -> None:
     task = load_tasks(curves, ["up"])[0]
-    trace = simulate(PEERS["one-epoch top-K"](task, 0, clock := Clock(), 1, 100.0), task, 1, 100.0, clock)
+    pilot = PEERS["one-epoch top-K"](task, 0, clock := Clock(), 1, 100.0)
+    simulation = Simulation(pilot, task, 1, clock)
+    simulation.run(100)
+    trace = simulation.trace(100)
     assert set(trace.times % 2) == {0}, "one worker, two seconds an epoch"
     assert clock.now <= 100 == trace.end
+
+
+@pytest.mark.parametrize("arm", ["gp, promote", "KerasTuner Hyperband"])
+def test_simulation_goes_on_from_where_it_stopped(curves: Path, arm: str) -> None:
+    task = load_tasks(curves, ["up"])[0]
+    traces = []
+    for stops in ([100.0], [7.0, 7.0, 8.5, 50.0, 100.0]):
+        simulation = Simulation(ARMS[arm](task, 0, clock := Clock(), 3, 100.0), task, 3, clock)
+        for until in stops:
+            simulation.run(until)
+        traces.append(simulation.trace(100))
+    assert (traces[0].times == traces[1].times).all() and (traces[0].values == traces[1].values).all()
+
+
+def test_arm_that_has_caught_up_stops_and_has_the_same_share(curves: Path) -> None:
+    task = load_tasks(curves, ["up"])[0]
+    peer = search_for(task, "KerasTuner Hyperband", 4, 8, 3)
+    goal = float(mean_regret(peer, task)[1][-1])
+    soon, far = (search_for(task, "gp, promote", 4, 8, 3, low) for low in (goal, 0.0))
+    assert sum(trace.trials for trace in soon) < sum(trace.trials for trace in far)
+    assert share(soon, peer, task) == share(far, peer, task) < 1
 
 
 def test_hyperband_fills_a_round_before_the_next() -> None:

@@ -65,13 +65,27 @@ def test_what_a_file_leaves_out_is_filled_in(write: Write) -> None:
         objective="macro_f1",
         validation=Validation(holdout=0.2, test=0.2),
         epochs=9,
-        search=Suggest(suggester="tpe", trials=40, seed=0),
+        search=Suggest(suggester="gp", trials=40, seed=0),
         asha=Asha(grace=1, reduction=3, rule="promote"),
         resources=Resources(cpu=1, gpu=0),
         budget=Budget(minutes=None, target=None),
         fixed={},
         space=Space({"filters": Choice((16, 32))}),
     )
+
+
+@pytest.mark.parametrize(("epochs", "grace"), [(1, 1), (9, 1), (27, 1), (52, 2), (81, 3), (270, 10)])
+def test_grace_left_out_follows_from_the_epochs(write: Write, epochs: int, grace: int) -> None:
+    for section in ("", "asha: {reduction: 4}\n"):
+        sweep = load_sweep(write(f"{section}{MINIMAL}"), [f"epochs={epochs}"])
+        assert sweep.asha and sweep.asha.grace == grace
+        assert Sweep.from_dict(sweep.to_dict()) == sweep
+        assert f"grace: {grace}" in sweep.to_yaml()
+
+
+def test_grace_that_is_given_stays(write: Write) -> None:
+    sweep = load_sweep(write(MINIMAL), ["epochs=270", "asha.grace=1"])
+    assert sweep.asha == Asha(grace=1)
 
 
 def test_every_key_of_a_file_is_read(write: Write) -> None:

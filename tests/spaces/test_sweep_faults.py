@@ -128,9 +128,9 @@ def test_a_missing_key_is_a_fault_of_the_file(faults: Lines, key: str) -> None:
         ("dataset: {path: .nan}", "1: dataset: must be a name such as digits, or a mapping such as {kind: "),
         (
             "search: tpe",
-            "1: search: must be a mapping such as {suggester: tpe, trials: 40, seed: 0}, got 'tpe'",
+            "1: search: must be a mapping such as {suggester: gp, trials: 40, seed: 0}, got 'tpe'",
         ),
-        ("search:", "1: search: must be a mapping such as {suggester: tpe, trials: 40, seed: 0}, got null"),
+        ("search:", "1: search: must be a mapping such as {suggester: gp, trials: 40, seed: 0}, got null"),
         (
             "asha:",
             "1: asha: must be off, or a mapping such as {grace: 1, reduction: 3, rule: promote}, got null",
