@@ -158,6 +158,8 @@ def use_threads(num_threads: int) -> None:
     """Read by TensorFlow and OpenMP when they are first imported."""
     for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = str(num_threads)
+    # A model is one operation after the other; a second pool would only take turns with the first.
+    os.environ["TF_NUM_INTEROP_THREADS"] = "1"
 
 
 def seeded(folds: Sequence[Fold], seed: int) -> list[Fold]:

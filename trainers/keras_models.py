@@ -29,7 +29,7 @@ def import_keras() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # workers may share a GPU
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the same for JAX
-    with _stderr_closed():
+    with _stderr_closed(), _without("sklearn"):  # of use to wrappers only, and a fifth of the time
         import keras
 
     if keras.config.backend() == "tensorflow":
@@ -37,6 +37,9 @@ def import_keras() -> Any:
 
         tensorflow.config.experimental.enable_op_determinism()  # else a GPU adds up in any order
         tensorflow.get_logger().setLevel("ERROR")  # it warns of a new trace for every new model
+        if not tensorflow.config.list_physical_devices("GPU"):
+            # Rewriting graphs is a fifth of compiling a small model, and on a CPU no epoch gets shorter.
+            tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     gc.freeze()  # what is loaded stays: a warm worker looks for garbage often, and need not look there
     return keras
 
@@ -59,13 +62,33 @@ def _stderr_closed() -> Iterator[None]:
 
 
 @contextmanager
+def _without(module: str) -> Iterator[None]:
+    """As if a module that is not loaded yet were not installed."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # as the import system has it
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
+@contextmanager
 def fresh_session(seed: int, precision: str) -> Iterator[None]:
-    """Nothing is left of the last model; first weights and random layers made inside follow from ``seed``.
+    """As ``seeded``, and nothing is left of the last model."""
+    import_keras().utils.clear_session()  # a warm worker trains hundreds of models
+    with seeded(seed, precision):
+        yield
+
+
+@contextmanager
+def seeded(seed: int, precision: str) -> Iterator[None]:
+    """First weights and random layers made inside follow from ``seed``.
 
     Layers calculate in ``precision``, their weights are float32 in any case.
     """
     keras = import_keras()
-    keras.utils.clear_session()  # a warm worker trains hundreds of models
     keras.utils.set_random_seed(seed % 2**32)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)

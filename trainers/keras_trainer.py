@@ -20,13 +20,13 @@ from trainers.keras_models import (
     KerasPredictor,
     assign,
     batches,
-    fresh_session,
     import_keras,
     read_about,
     read_arrays,
     restore_state,
     save_model,
     save_state,
+    seeded,
 )
 from trainers.keras_programs import Numbers, Program, borrowed
 from trainers.rebalance import class_weights
@@ -206,7 +206,7 @@ class KerasTrainer:
         made_by = {"keras": keras.__version__, "backend": keras.config.backend()}
 
         def backbone() -> Any:
-            with fresh_session(fold.seed, settings.precision):
+            with seeded(fold.seed, settings.precision):
                 return architecture.backbone(settings, shape, fold.scale)
 
         return frozen_features(fold, backbone, {**key, **made_by, "precision": settings.precision})
@@ -217,7 +217,7 @@ class KerasTrainer:
         if key is None:
             model = self._whole(settings, shape, num_classes, fold.scale, fold.seed)
         else:
-            with fresh_session(fold.seed, settings.precision):
+            with seeded(fold.seed, settings.precision):
                 model = cast(Any, self._architecture).head(settings, shape, num_classes)
         return Program(model, augmenter(settings, shape, fold.scale), _optimizer(settings), fold.x.dtype)
 
@@ -256,8 +256,11 @@ class KerasTrainer:
         return drops
 
     def _whole(self, settings: Any, shape: tuple[int, ...], num_classes: int, scale: float, seed: int) -> Any:
-        """A new model from stored rows to logits."""
-        with fresh_session(seed, settings.precision):
+        """A new model from stored rows to logits.
+
+        Keras's session is not cleared for it: that would throw away what kept programs have compiled.
+        """
+        with seeded(seed, settings.precision):
             return self._architecture.build(settings, shape, num_classes, scale)
 
 
