@@ -65,10 +65,13 @@ class Program:
     """A model, its optimizer, and the compiled functions that train and predict with them.
 
     ``model`` maps stored rows of ``dtype`` to logits, ``augment`` (or None) changes rows while they are
-    trained on, and ``optimizer`` is not built yet. Raises TrainError on an unknown backend.
+    trained on, and ``optimizer`` is not built yet. ``comes_trained`` tells of a model with first weights from
+    elsewhere, which no seed could give it again. Raises TrainError on an unknown backend.
     """
 
-    def __init__(self, model: Any, augment: Any, optimizer: Any, dtype: Any) -> None:
+    def __init__(
+        self, model: Any, augment: Any, optimizer: Any, dtype: Any, comes_trained: bool = False
+    ) -> None:
         import keras
 
         self.model, self.augment, self.optimizer = model, augment, optimizer
@@ -84,14 +87,14 @@ class Program:
         self._weight_decay = _hold_weight_decay(self._rule)
         ready_to_train(optimizer, model.trainable_variables)
         self._fresh = [_constant(variable) for variable in optimizer.variables]
-        self._weights = list(_drawn_weights(model))
+        self._weights = [] if comes_trained else list(_drawn_weights(model))
         self.num_weights = sum(int(np.prod(variable.shape)) for variable in model.variables)
         self._rows_at_once = _rows_at_once(model)
         self._train, self._predict = compiled(self, dtype)
 
     @property
     def is_drawn(self) -> bool:
-        """Whether all weights come from initializers, so that another seed can be given to them."""
+        """Whether all first weights come from initializers, so that another seed gives it others."""
         return len(self._weights) == len(self.model.weights)
 
     @property
@@ -107,7 +110,7 @@ class Program:
     def begin(self, seed: int, numbers: Numbers) -> None:
         """Make it a trial's own: weights and random states from ``seed``, a fresh optimizer, its numbers.
 
-        Weights that come from elsewhere (``is_drawn`` is False) are left as they were built.
+        Weights that are not drawn are left as they were built.
         """
         if self.is_drawn:
             for (variable, initializer), own in zip(

@@ -219,14 +219,19 @@ class KerasTrainer:
         else:
             with seeded(fold.seed, settings.precision):
                 model = cast(Any, self._architecture).head(settings, shape, num_classes)
-        return Program(model, augmenter(settings, shape, fold.scale), _optimizer(settings), fold.x.dtype)
+        augment, optimizer = augmenter(settings, shape, fold.scale), _optimizer(settings)
+        return Program(model, augment, optimizer, fold.x.dtype, self._comes_trained(key))
 
     def _program_key(self, settings: Any, fold: Fold, key: Mapping[str, Any] | None) -> str | None:
-        """What a program can be used again for; None where its first weights come from elsewhere."""
-        if key is None and hasattr(self._architecture, "backbone_key"):
+        """What a program can be used again for; None where it comes trained."""
+        if self._comes_trained(key):
             return None
         rows = [fold.x.shape[1:], str(fold.x.dtype), fold.scale, len(fold.classes)]
         return json.dumps([rows, key is None, self._graph(settings)])
+
+    def _comes_trained(self, key: Mapping[str, Any] | None) -> bool:
+        """Whether a backbone, and not its head alone, is what is trained."""
+        return key is None and hasattr(self._architecture, "backbone_key")
 
     def _graph(self, settings: Any) -> str:
         """All settings that change the graph; of a held number only whether there is any."""

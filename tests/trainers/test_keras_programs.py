@@ -181,3 +181,30 @@ def test_predictions_of_few_rows_at_once_are_those_of_all_at_once(
     monkeypatch.setattr(keras_programs, "OUTPUT_BYTES", 20_000)
     in_parts = trained(trainer, fold, **SMALL["cnn"])
     np.testing.assert_allclose(at_once[1].probabilities, in_parts[1].probabilities, atol=1e-6)
+
+
+class Pretrained:
+    """An architecture whose weights are not those that its layers would draw."""
+
+    Settings = TrainingSettings
+
+    def backbone_key(self, settings: Any) -> None:
+        """All of it is trained."""
+
+    def build(self, settings: Any, shape: tuple[int, ...], num_classes: int, scale: float) -> Any:
+        from keras import Input, Sequential, layers
+
+        model = Sequential([Input(shape), layers.Flatten(), layers.Dense(num_classes)])
+        kernel, bias = model.weights
+        kernel.assign(np.zeros(kernel.shape, np.float32))
+        bias.assign(np.arange(num_classes, dtype=np.float32))
+        return model
+
+
+def test_weights_that_a_model_comes_with_are_not_drawn_anew(fold: Fold) -> None:
+    trainer = KerasTrainer("pretrained", Pretrained())
+    expected = np.exp(np.arange(10)) / np.exp(np.arange(10)).sum()
+    for _ in range(2):
+        first, _ = trained(trainer, fold, optimizer="sgd", learning_rate=1e-12)
+        np.testing.assert_allclose(first.probabilities, np.tile(expected, (60, 1)), rtol=1e-5)
+    assert not keras_programs._idle
