@@ -107,6 +107,9 @@ class Predictor(Protocol):
 class Trainer(Protocol):
     """Trains one configuration, one epoch at a time.
 
+    One that keeps compiled models between trials also has ``structure(settings)``, a text that is equal for
+    trials of which the second starts at once, or None; and ``forget()``, which lets go of what it keeps.
+
     Making a trainer is cheap: a driver makes one to read its ``Settings``, so heavy libraries are
     imported by the methods that use them.
     """

@@ -61,6 +61,11 @@ def borrowed(key: str | None, make: Callable[[], "Program"]) -> Iterator["Progra
                 del _idle[0]
 
 
+def forget() -> None:
+    """Let go of all idle programs."""
+    _idle.clear()
+
+
 class Program:
     """A model, its optimizer, and the compiled functions that train and predict with them.
 

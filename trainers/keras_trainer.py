@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from trainers import augmentation
+from trainers import augmentation, keras_programs
 from trainers.augmentation import AugmentationSettings, asked_changes, augmenter, hold_strengths
 from trainers.contract import Epoch, Fold, Infeasible, TrainError
 from trainers.features import frozen_features
@@ -129,6 +129,9 @@ class KerasTrainer:
             return self._graph(settings)
         except Infeasible:
             return None
+
+    def forget(self) -> None:
+        keras_programs.forget()
 
     def train(
         self, settings: TrainingSettings, fold: Fold, start: Path | None

@@ -49,9 +49,9 @@ OTHER_CHANGES: dict[str, Any] = {"rotation": 0.2, "shift": 0.3, "contrast": 0.4,
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
-    keras_programs._idle.clear()
+    keras_programs.forget()
     yield
-    keras_programs._idle.clear()
+    keras_programs.forget()
 
 
 def settings_of(trainer: KerasTrainer, **settings: Any) -> Any:
@@ -87,7 +87,7 @@ def test_a_used_program_trains_as_a_new_one(
     kept = len(keras_programs._idle)
     again = trained(trainer, replace(fold, seed=7), **other)
     assert kept == len(keras_programs._idle) == 1, "both are to have been trained by one program"
-    keras_programs._idle.clear()
+    keras_programs.forget()
     new = trained(trainer, replace(fold, seed=7), **other)
     for a, b in zip(arrays(again), arrays(new), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -107,7 +107,7 @@ def test_whatever_changes_no_graph_is_held(one: dict[str, Any], other: dict[str,
     trained(trainer, fold, **SMALL["cnn"], **one)
     again = trained(trainer, replace(fold, seed=7), **SMALL["cnn"], **other)
     assert len(keras_programs._idle) == 1
-    keras_programs._idle.clear()
+    keras_programs.forget()
     new = trained(trainer, replace(fold, seed=7), **SMALL["cnn"], **other)
     for a, b in zip(arrays(again), arrays(new), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -177,7 +177,7 @@ def test_predictions_of_few_rows_at_once_are_those_of_all_at_once(
 ) -> None:
     trainer = KerasTrainer("cnn")
     at_once = trained(trainer, fold, **SMALL["cnn"])
-    keras_programs._idle.clear()
+    keras_programs.forget()
     monkeypatch.setattr(keras_programs, "OUTPUT_BYTES", 20_000)
     in_parts = trained(trainer, fold, **SMALL["cnn"])
     np.testing.assert_allclose(at_once[1].probabilities, in_parts[1].probabilities, atol=1e-6)
