@@ -150,7 +150,7 @@ def _unpacked(worker: Worker, stretch: Stretch, files: Files | None) -> Generato
         start = None
         if files is not None:
             start = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rungwise-")))
-            for name, content in files.items():
+            for name, content in files.items():  # not durable as in a run's folder: it ends with this
                 (start / name).parent.mkdir(parents=True, exist_ok=True)
                 (start / name).write_bytes(content)
         yield from worker.train(stretch, start)

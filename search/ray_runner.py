@@ -161,10 +161,6 @@ class _Place:
     structures: deque[str] = field(default_factory=lambda: deque(maxlen=HELD_TRIALS))
     """Of the trials that it trained lately."""
 
-    @property
-    def stretches(self) -> list[Stretch]:
-        return [stretch for stretch in (self.at, self.queued) if stretch]
-
 
 class _Driver:
     """What the two adapters share: the search, and which Tune trial, that is which worker, trains what."""
@@ -262,8 +258,9 @@ class _Driver:
         else:
             place.at = stretch
             place.worker.begin.remote(stretch, files)
-        structure = self._search.structure(stretch.params)
-        if structure and structure not in place.structures:
+        if structure := self._search.structure(stretch.params):
+            if structure in place.structures:
+                place.structures.remove(structure)  # as the worker has it: the latest is let go last
             place.structures.append(structure)
 
     def _is_time_to_queue(self, place: _Place, at: Stretch) -> bool:

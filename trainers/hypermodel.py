@@ -244,4 +244,4 @@ def _train_epoch(model: _Model, fold: Fold, batch_size: int, number: int) -> dic
         return model.rows(fold.x[fold.train[places]]), model.labels(fold.y_train[places])
 
     # The model's own metrics are left out: they count the rows that fill up the last batch.
-    return train_epoch(model.trained, fold, batch_size, number, batch_of, ("loss",))
+    return train_epoch(model.trained, fold, batch_size, number, batch_of)

@@ -113,23 +113,20 @@ def train_epoch(
     batch_size: int,
     number: int,
     batch_of: Callable[[NDArray[np.int64]], tuple[NDArray[Any], NDArray[Any]]],
-    metrics: Sequence[str],
 ) -> dict[str, float]:
-    """Train on every row once; returns the learning rate and means over the rows, each as its batch met it.
+    """Train on every row once; returns the learning rate and the mean loss, of each row as its batch met it.
 
     ``batch_of`` gives what the model is shown, rows and labels, for places in ``fold.train``.
     """
-    sums = dict.fromkeys(metrics, 0.0)
+    loss = 0.0
     for places, counts in zip(*batches(len(fold.train), batch_size, fold.seed, number), strict=True):
         x, y = batch_of(places)
         weights = counts * (
             len(places) / counts.sum()
         )  # Keras divides by the batch's length, filled up or not
         told = model.train_on_batch(x, y, sample_weight=weights, return_dict=True)  # of this batch alone
-        for name in metrics:
-            sums[name] += counts.sum() / len(fold.train) * told[name]
-    means = {f"train_{name}": float(value) for name, value in sums.items()}
-    return {**means, "learning_rate": float(model.optimizer.learning_rate)}
+        loss += counts.sum() / len(fold.train) * told["loss"]
+    return {"train_loss": float(loss), "learning_rate": float(model.optimizer.learning_rate)}
 
 
 def batches(
