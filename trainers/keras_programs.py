@@ -128,8 +128,9 @@ class Program:
             variable.assign(np.array([own, 0], variable.dtype))
         for variable, value in zip(self.optimizer.variables, self._fresh, strict=True):
             variable.assign(np.full(variable.shape, value, variable.dtype) if np.ndim(value) == 0 else value)
-        for variable, rate in zip(self._drops, numbers.drops, strict=True):
-            variable.assign(rate)
+        if numbers.drops:  # an architecture that names none keeps those that it was built with
+            for variable, rate in zip(self._drops, numbers.drops, strict=True):
+                variable.assign(rate)
         for variable, value in (
             (self._momentum, numbers.momentum),
             (self._weight_decay, numbers.weight_decay),

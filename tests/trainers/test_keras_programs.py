@@ -208,3 +208,21 @@ def test_weights_that_a_model_comes_with_are_not_drawn_anew(fold: Fold) -> None:
         first, _ = trained(trainer, fold, optimizer="sgd", learning_rate=1e-12)
         np.testing.assert_allclose(first.probabilities, np.tile(expected, (60, 1)), rtol=1e-5)
     assert not keras_programs._idle
+
+
+class Dropping:
+    """An architecture that does not say which rates its dropout layers have."""
+
+    Settings = TrainingSettings
+
+    def build(self, settings: Any, shape: tuple[int, ...], num_classes: int, scale: float) -> Any:
+        from keras import Input, Sequential, layers
+
+        return Sequential([Input(shape), layers.Flatten(), layers.Dropout(0.5), layers.Dense(num_classes)])
+
+
+def test_rates_that_no_setting_tells_are_those_of_the_build(fold: Fold) -> None:
+    trainer = KerasTrainer("dropping", Dropping())
+    one, again = (trained(trainer, fold) for _ in range(2))
+    for a, b in zip(arrays(one), arrays(again), strict=True):
+        np.testing.assert_array_equal(a, b)
