@@ -258,8 +258,8 @@ class Nearest:
     def restore(self, number: int, params: dict[str, Value]) -> None:
         raise NotImplementedError("a simulated search is not resumed")
 
-    def report(self, number: int, epoch: int, value: float) -> None:
-        self._suggester.report(number, epoch, value)
+    def report(self, number: int, epoch: int, value: float, seconds: float) -> None:
+        self._suggester.report(number, epoch, value, seconds)
 
     def rest(self, number: int) -> None:
         self._suggester.rest(number)
@@ -295,7 +295,7 @@ class AsRayTells(NearestOfOptuna):
         super().__init__(suggester, task)
         self._last: dict[int, float] = {}
 
-    def report(self, number: int, epoch: int, value: float) -> None:
+    def report(self, number: int, epoch: int, value: float, seconds: float) -> None:
         self._last[number] = value
 
     def finish(self, number: int, ending: Ending, value: float) -> None:

@@ -82,7 +82,7 @@ class OptunaSuggester:
                 f"it was started with another Optuna than {optuna.__version__}; install that one"
             )
 
-    def report(self, number: int, epoch: int, value: float) -> None:
+    def report(self, number: int, epoch: int, value: float, seconds: float) -> None:
         self._storage.set_trial_intermediate_value(self._id(number), epoch, value)
 
     def rest(self, number: int) -> None:

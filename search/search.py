@@ -315,7 +315,8 @@ class Search:
             case TrialStarted() | Promoted():
                 self._in_flight.add(event.trial)
             case Reported():
-                self._suggester.report(event.trial, event.epoch, self._signed(event.metrics))
+                value = self._signed(event.metrics)
+                self._suggester.report(event.trial, event.epoch, value, event.seconds)
                 if event.decision == "pause":
                     self._in_flight.discard(event.trial)
                     self._suggester.rest(event.trial)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from search.gaussian_process import Process, expected_improvement, fit, matern, misfit, normal_scores
+from search.gaussian_process import Process, expected_improvement, fit, matern, misfit, normal_scores, ridge
 from search.gp_suggester import KEPT, MEMORY, Cube, GaussianProcessSuggester
 from search.suggesters import Random, Suggester
 from spaces.params import Choice, Float, Int, Space, Value
@@ -92,6 +92,11 @@ def test_normal_scores_keep_the_order_and_put_nan_last() -> None:
     assert normal_scores(np.arange(5.0)) == pytest.approx([-1.18, -0.497, 0, 0.497, 1.18], abs=1e-2)
 
 
+def test_ridge_finds_the_slopes_of_a_plane() -> None:
+    x = np.random.default_rng(0).random((200, 3))
+    assert ridge(x, 5 + x @ [2.0, 0.0, -1.0]) == pytest.approx([2, 0, -1], abs=0.02)
+
+
 def test_matern_of_no_distance_is_one() -> None:
     assert matern(np.array([0.0])) == 1
 
@@ -155,7 +160,7 @@ def tell(suggester: Suggester, number: int, params: dict[str, Value]) -> None:
     last = 9 if number % 9 == 0 else 3 if number % 3 == 0 else 1
     for epoch in range(1, last + 1):
         value = value_of(params, epoch)
-        suggester.report(number, epoch, value)
+        suggester.report(number, epoch, value, seconds=1.0)
         if math.isnan(value):
             suggester.finish(number, "stopped", value)
             return
@@ -212,15 +217,40 @@ def test_proposals_stay_away_from_what_ended_badly(bad: str) -> None:
         params = suggester.suggest(number)
         rates.append(float(params["rate"]))
         if rates[-1] <= 0.5:
-            suggester.report(number, 1, rates[-1] / 100)
+            suggester.report(number, 1, rates[-1] / 100, seconds=1.0)
             suggester.finish(number, "complete", rates[-1] / 100)
         elif bad == "nan":
-            suggester.report(number, 1, math.nan)
+            suggester.report(number, 1, math.nan, seconds=1.0)
             suggester.finish(number, "stopped", math.nan)
         else:
             suggester.finish(number, "infeasible", math.nan)
     assert np.mean(np.array(rates[12:]) > 0.5) < 0.35
     assert max(rate for rate in rates if rate <= 0.5) > 0.45
+
+
+def costs_proposed(in_flight: int, seed: int, has_costs: bool = True) -> list[float]:
+    """Of ``cost`` nothing depends but the time of an epoch, a hundredfold from one end to the other."""
+    space = Space({"cost": Float(0.0, 1.0), "rate": Float(0.0, 1.0)})
+    suggester = GaussianProcessSuggester(space, seed, epochs=1)
+    proposed: list[dict[str, Value]] = []
+    for number in range(1, 41):
+        proposed.append(suggester.suggest(number) or {})
+        if number > in_flight:
+            params = proposed[number - 1 - in_flight]
+            value, seconds = -abs(float(params["rate"]) - 0.3), 100 ** float(params["cost"])
+            suggester.report(number - in_flight, 1, value, seconds if has_costs else 1.0)
+            suggester.finish(number - in_flight, "complete", value)
+    return [float(params["cost"]) for params in proposed]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_of_equal_gains_the_quicker_is_proposed(seed: int) -> None:
+    quick, blind = costs_proposed(3, seed), costs_proposed(3, seed, has_costs=False)
+    assert np.mean(quick[15:]) < min(0.3, float(np.mean(blind[15:])) - 0.1)
+
+
+def test_alone_on_one_worker_seconds_change_nothing() -> None:
+    assert costs_proposed(0, seed=0) == costs_proposed(0, seed=0, has_costs=False)
 
 
 def test_a_small_space_is_tried_out_before_anything_comes_again() -> None:
@@ -230,7 +260,7 @@ def test_a_small_space_is_tried_out_before_anything_comes_again() -> None:
     for number in range(1, 13):
         params = suggester.suggest(number)
         seen.append((params["a"], params["b"]))
-        suggester.report(number, 1, float(params["b"]))
+        suggester.report(number, 1, float(params["b"]), seconds=1.0)
         suggester.finish(number, "complete", 0.0)
     assert len(set(seen)) >= 11, "the first few come by chance"
 
@@ -240,7 +270,7 @@ def test_memory_stays_bounded_and_keeps_the_best() -> None:
     chance = np.random.default_rng(0)
     for number in range(1, 1000):
         suggester._start(number, MIXED.sample(chance))
-        suggester.report(number, 1, math.nan if number % 5 == 0 else float(number % 700))
+        suggester.report(number, 1, math.nan if number % 5 == 0 else float(number % 700), seconds=1.0)
         suggester.rest(number)
         assert len(suggester._values) <= MEMORY
     assert len(suggester._values) >= KEPT
@@ -254,5 +284,5 @@ def test_a_promoted_trial_is_in_flight_again() -> None:
     play(suggester, 20)
     suggester.rest(20)
     assert 20 not in suggester._in_flight
-    suggester.report(20, 2, 0.5)
+    suggester.report(20, 2, 0.5, seconds=1.0)
     assert 20 in suggester._in_flight
