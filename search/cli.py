@@ -18,8 +18,9 @@ from search.events import RunError, RunFailed
 from search.export import FORMATS, export_trial
 from search.folder import RunFolder, default_runs, find_run
 from search.picture_grid import picture_grid
-from search.plan import dry_draws, make_plan
+from search.plan import make_plan
 from search.plan_page import plan_page
+from search.plan_samples import dry_draws
 from search.predict import predict
 from search.progress import console, leaderboard, short, watched
 from search.results import Results, load_run

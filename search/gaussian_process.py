@@ -1,4 +1,4 @@
-"""Regression: a Gaussian process with a Matern covariance, its expected improvement, and a straight line.
+"""Regression: a Gaussian process with a Matern covariance, its expected improvement, and a plane.
 
 SciPy takes a third of a second to import: whoever needs this file imports it when it comes to that.
 
@@ -137,8 +137,9 @@ def normal_scores(values: Array) -> Array:
 
 
 def ridge(x: Array, y: Array, penalty: float = 0.1) -> Array:
-    """The slopes of the line through the means of ``x`` and ``y`` with the least squared error, each slope's
-    square counting ``penalty`` times as an error (Hoerl & Kennard, "Ridge Regression", Technometrics 1970)."""
+    """The slopes of the plane through the means of ``x`` and ``y`` with the least squared error, to which the
+    square of each slope is added ``penalty`` times (Hoerl & Kennard, "Ridge Regression", Technometrics 1970).
+    """
     x = x - x.mean(axis=0)
     return cast(Array, np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (y - y.mean())))
 

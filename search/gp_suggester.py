@@ -1,4 +1,4 @@
-"""A Gaussian process over (params, epoch): proposes the params with the highest expected improvement per second.
+"""A Gaussian process over (params, epoch): proposes what has the highest expected improvement per second.
 
 Every value at a rung teaches it, also that of a trial which went no further: how a configuration would end is
 extrapolated along the epochs. Values are replaced by their ranks, so that neither a loss that explodes nor
@@ -170,7 +170,7 @@ class GaussianProcessSuggester:
         return self._first_untried(points[np.argsort(-gain, kind="stable")])
 
     def _slopes_of_time(self, x: Array) -> Array:
-        """How the logarithm of an epoch's seconds grows along each column of ``x``, the rows of all values."""
+        """How the logarithm of an epoch's seconds grows along each column of ``x``, a row for each value."""
         seconds = np.array([self._seconds.get(trial, 0.0) for trial, _ in self._values])
         is_timed = seconds > 0  # what never ended an epoch has none
         if not self._in_flight or not is_timed.any():

@@ -6,23 +6,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from search.plan import (
-    BYTES_A_WEIGHT,
-    Cost,
-    Data,
-    Draws,
-    Ladder,
-    Plan,
-    Range,
-    Sample,
-    shown_bytes,
-    shown_weights,
-)
+from search.plan import Data, Plan, shown_bytes, shown_weights
+from search.plan_cost import Cost, Ladder, Range
+from search.plan_samples import Draws, Sample
 from search.progress import short
 from search.results import clock
 
 _CLASSES_SHOWN = 10
 _PARAMS_SHOWN = 80
+_BYTES_A_WEIGHT = 16
+"""The most that training holds of a float32 weight: itself, its gradient, and the two moments of Adam."""
 
 
 def plan_page(plan: Plan) -> Group:
@@ -84,7 +77,7 @@ def _space_lines(draws: Draws) -> Iterator[Text]:
     if draws.largest.weights:
         sizes = sorted({draws.smallest.weights, draws.largest.weights})
         weights = " to ".join(map(shown_weights, sizes))
-        memory = " to ".join(shown_bytes(BYTES_A_WEIGHT * size) for size in sizes)
+        memory = " to ".join(shown_bytes(_BYTES_A_WEIGHT * size) for size in sizes)
         yield Text(f"{weights} weights; at most {memory} in training, plus activations")
 
 

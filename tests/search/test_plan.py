@@ -7,7 +7,7 @@ import time
 from io import StringIO
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,8 +16,10 @@ from rich.console import Console
 
 from search.driver import load_checked_sweep, load_rows, run_sweep
 from search.events import RunError
-from search.plan import Plan, Range, dry_draws, make_plan
+from search.plan import Plan, make_plan
+from search.plan_cost import Range
 from search.plan_page import plan_page
+from search.plan_samples import dry_draws
 from search.search import Report
 from spaces.params import SpaceError
 from spaces.sweep import Sweep
@@ -115,6 +117,29 @@ class Frozen(Softmax):
 
 
 FROZEN_S = 1.2
+
+
+class Compiled(Softmax):
+    """Keeps its model for the next trial of the same structure, which then has none to build."""
+
+    kept: ClassVar[set[str]] = set()
+    starts: ClassVar[list[tuple[int, bool]]] = []
+    """Of each trial the rows that it learns from, and whether it built its model."""
+
+    def structure(self, settings: Any) -> str:
+        return "the only one"
+
+    def forget(self) -> None:
+        self.kept.clear()
+
+    def train(self, settings: Any, fold: Any, start: Path | None) -> Any:
+        structure = self.structure(settings)
+        self.starts.append((len(fold.train), structure not in self.kept))
+        self.kept.discard(structure)
+        try:
+            yield from super().train(settings, fold, start)
+        finally:
+            self.kept.add(structure)
 
 
 class TestLadder:
@@ -267,7 +292,7 @@ class TestSamples:
     def test_sample_that_takes_too_long_is_given_up(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("search.plan.SAMPLE_S", 0.2)
+        monkeypatch.setattr("search.plan_samples.SAMPLE_S", 0.2)
         before = signal.getsignal(signal.SIGALRM)
         plan = make_plan(make_sweep(space={"epoch_s": [1.0, 0.01]}), tmp_path)
         assert [sample.is_given_up for sample in plan.samples].count(True) == 1
@@ -277,7 +302,7 @@ class TestSamples:
         assert signal.getsignal(signal.SIGALRM) == before
 
     def test_long_first_epoch_is_the_only_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("search.plan.SAMPLE_S", 1.0)
+        monkeypatch.setattr("search.plan_samples.SAMPLE_S", 1.0)
         plan = make_plan(make_sweep(space={"batch_size": [8]}, fixed={"epoch_s": 0.6}), tmp_path)
         (sample,) = plan.samples
         assert sample.epoch_s and sample.epoch_s >= 0.6
@@ -286,8 +311,9 @@ class TestSamples:
     def test_what_is_done_once_is_part_of_no_sample(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("search.plan.SAMPLE_S", FROZEN_S / 2)
-        monkeypatch.setattr("search.plan.NOTICEABLE_S", FROZEN_S / 2)
+        monkeypatch.setattr("search.plan_samples.SAMPLE_S", FROZEN_S / 2)
+        for file in ("plan_samples", "plan_cost"):
+            monkeypatch.setattr(f"search.{file}.NOTICEABLE_S", FROZEN_S / 2)
         plan = make_plan(make_sweep(trainer="tests.search.test_plan:Frozen"), tmp_path)
         assert not any(sample.problem for sample in plan.samples)
         assert all(sample.startup_s < FROZEN_S / 2 for sample in plan.samples if sample.startup_s is not None)
@@ -297,6 +323,25 @@ class TestSamples:
         again = make_plan(make_sweep(trainer="tests.search.test_plan:Frozen"), tmp_path)
         assert again.cost and not again.cost.once_s and again.cost.cache_bytes == 3_000_000
         assert "once per run" not in page(again)
+
+    def test_start_up_includes_a_model_that_the_process_already_holds(self, tmp_path: Path) -> None:
+        sweep = make_sweep(trainer="tests.search.test_plan:Compiled")
+        run_sweep(sweep, tmp_path / "run", "local")
+        assert Compiled.starts[-1] == (96, False), "all trials but the first have nothing to build"
+        for _ in range(2):
+            Compiled.starts.clear()
+            samples = make_plan(sweep, tmp_path).samples
+            assert [start for start in Compiled.starts if start[0] == 96] == 3 * [(96, True)]
+            assert len(samples) == 3 and all(sample.startup_s is not None for sample in samples)
+
+    def test_building_is_nothing_that_is_done_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("search.plan_samples.NOTICEABLE_S", 0.0)  # so that it is looked for in any case
+        Compiled().forget()
+        Compiled.starts.clear()
+        make_plan(make_sweep(trainer="tests.search.test_plan:Compiled", space={"batch_size": [8]}), tmp_path)
+        assert Compiled.starts == [(3, True), (3, True), (96, True)]
 
     def test_sample_that_fails_is_told_and_costs_nothing(self, tmp_path: Path) -> None:
         plan = make_plan(make_sweep(fixed={"mishap": "raises", "mishap_epoch": 1}), tmp_path)
