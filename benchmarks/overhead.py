@@ -1,4 +1,4 @@
-"""What a search costs beside the training itself: time per trial, events per second, memory of the driver.
+"""What a search costs beside the training itself: time per trial, events per second.
 
     python benchmarks/overhead.py                      # about ten minutes on two cores
     python benchmarks/overhead.py --quick              # under a minute: shows that it works, no more
@@ -8,87 +8,25 @@ meets all of them. Ray runs on this machine with two CPUs, without its dashboard
 """
 
 import argparse
-import json
 import os
-import resource
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from measuring import SHARED_MEMORY, Result, answer, measure, peak_mb, verdict
 from rich.console import Console
 from rich.table import Table
+from trivial_sweep import Framework, report_payload, trivial_sweep
 
-ROOT = Path(__file__).resolve().parents[1]
-Result = dict[str, Any]
-Framework = Literal["tensorflow", "nothing"]
-
-SHARED_MEMORY = Path("/dev/shm")
-CLASSES = 10
 BATCHES = (1, 8, 64, 512)
-CHECKPOINT = 200_000
-"""Bytes, about as many as a small CNN and its optimizer have."""
-PROMOTE = {"grace": 1, "reduction": 3, "rule": "promote"}
-
-
-# ---- the trial that trains nothing ----
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    framework: Framework = "nothing"
-    learning_rate: float = 0.1
-    units: int = 16
-    epoch_s: float = 0.0
-
-
-class Trivial:
-    """Sleeps through its epochs, if at all, each as good as the one before, so that no rung stops it."""
-
-    Settings = Settings
-
-    def check(self, settings: Settings, fold: Any) -> int:
-        return 0
-
-    def train(self, settings: Settings, fold: Any, start: Path | None) -> Generator[Any, float, None]:
-        from trainers.contract import Epoch
-
-        import_framework(settings.framework)
-        probabilities = np.full((len(fold.x_valid), len(fold.classes)), 1 / len(fold.classes), np.float32)
-        for number in range(int((start / "epoch").read_text()) + 1 if start else 1, fold.epochs + 1):
-
-            def save(folder: Path, score: float, number: int = number) -> None:
-                (folder / "epoch").write_text(str(number))
-
-            time.sleep(settings.epoch_s)
-            yield Epoch(number, probabilities, {"train_loss": 1.0}, save)
-
-    def load(self, folder: Path) -> Any:
-        raise NotImplementedError("a model of nothing")
-
-
-def import_framework(framework: Framework) -> None:
-    """What every real trial needs before its first step; free in a process that has it already."""
-    if framework != "nothing":
-        import_module(framework)
 
 
 # ---- time per trial: each arm returns when its trials were done ----
-
-SPACE: dict[str, Any] = {
-    "learning_rate": {"float": [1e-4, 1e-1], "log": True},
-    "units": {"int": [8, 256], "log": True},
-}
 
 
 def ours(trials: int, reports: int, framework: Framework, folder: Path) -> list[float]:
@@ -97,23 +35,8 @@ def ours(trials: int, reports: int, framework: Framework, folder: Path) -> list[
     from search.folder import RunFolder
 
     run = RunFolder(folder / "run")
-    run_sweep(_sweep(trials, reports, fixed={"framework": framework}), run, "ray")
+    run_sweep(trivial_sweep(trials, reports, fixed={"framework": framework}), run, "ray")
     return [event.time for event, _ in read_events(run.events) if isinstance(event, Finished)]
-
-
-def _sweep(trials: int, reports: int, **more: Any) -> Any:
-    from spaces.sweep import Sweep
-
-    sections = {
-        "dataset": {"kind": "sklearn", "name": "iris"},  # scoring is a trial's own work: little of it
-        "trainer": "benchmarks.overhead:Trivial",
-        "objective": "accuracy",
-        "epochs": reports,
-        "search": {"suggester": "random", "trials": trials, "seed": 0},
-        "asha": {"grace": 1, "reduction": 3, "rule": "stop"},  # the rule that Tune's ASHA has
-        "space": SPACE,
-    }
-    return Sweep.from_dict(sections | more)
 
 
 def shipped(trials: int, reports: int, framework: Framework, folder: Path) -> list[float]:
@@ -250,12 +173,8 @@ def _time_sweep(
         "all_s": (over - begun) / len(ends),
         "first_third_s": (ends[warm_up + third - 1] - ends[warm_up - 1]) / third,
         "last_third_s": (ends[-1] - ends[-1 - third]) / third,
-        "rss_mb": _peak_mb(),
+        "rss_mb": peak_mb(),
     }
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 # ---- events per second ----
@@ -266,7 +185,7 @@ def time_log(batch: int, trials: int, reports: int, folder: Path) -> Result:
     from search.events import EventLog, Finished, TrialStarted
 
     rng = np.random.default_rng(0)
-    payloads = [[_payload(rng, epoch) for epoch in range(1, reports + 1)] for _ in range(trials)]
+    payloads = [[report_payload(rng, epoch) for epoch in range(1, reports + 1)] for _ in range(trials)]
     begun, cpu = time.perf_counter(), time.process_time()
     with EventLog(folder / "events.jsonl") as log:
         waiting: list[Any] = []
@@ -281,19 +200,6 @@ def time_log(batch: int, trials: int, reports: int, folder: Path) -> Result:
         log.append(*waiting)
     seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
     return {"per_s": trials * reports / seconds, "cpu_us": 1e6 * cpu / (trials * reports)}
-
-
-def _payload(rng: np.random.Generator, epoch: int) -> dict[str, Any]:
-    """One report of ten classes and some 12,000 validation rows, in plain Python values."""
-    confusion = rng.integers(0, 60, (CLASSES, CLASSES)) + np.diag(rng.integers(900, 1100, CLASSES))
-    names = [*import_module("trainers.metrics").METRICS]
-    return {
-        "epoch": epoch,
-        "metrics": dict(zip(names, rng.random(len(names)).tolist(), strict=True)),
-        "confusion": tuple(map(tuple, confusion.tolist())),
-        "curves": {"train_loss": float(rng.random()), "learning_rate": 0.001},
-        "seconds": float(rng.random()),
-    }
 
 
 def _reported(trial: int, payload: dict[str, Any]) -> Any:
@@ -325,7 +231,7 @@ def time_ray_loggers(trials: int, reports: int, confusion: bool, folder: Path) -
             return str(folder)  # Tune's own is the session folder of a running Ray, on the same disk
 
     rng = np.random.default_rng(0)
-    payloads = [[_payload(rng, epoch) for epoch in range(1, reports + 1)] for _ in range(trials)]
+    payloads = [[report_payload(rng, epoch) for epoch in range(1, reports + 1)] for _ in range(trials)]
     loggers = [CSVLoggerCallback(), JsonLoggerCallback(), TBXLoggerCallback()]
     begun, cpu = time.perf_counter(), time.process_time()
     for number, payload in enumerate(payloads, 1):
@@ -369,264 +275,9 @@ def _tune_result(
     return result | ({"confusion": [list(row) for row in report["confusion"]]} if confusion else {})
 
 
-# ---- the driver ----
-
-
-def measure_driver(trials: int, reports: int, suggester: str, folder: Path) -> Result:
-    """A whole search without workers: what Search and EventLog cost the driver, and what they keep."""
-    import_module("search.ray_runner")
-    from search.driver import load_rows
-    from search.events import EventLog, SweepStarted
-    from search.search import Report, Search
-
-    sweep = _sweep(trials, reports, search={"suggester": suggester, "trials": trials, "seed": 0})
-    load_rows(sweep, Path())
-    baseline = _peak_mb()
-    rng = np.random.default_rng(0)
-    ask_s: list[float] = []
-    appended = 0
-    cpu = making = 0.0
-    with EventLog(folder / "events.jsonl") as log:
-        started = SweepStarted(
-            sweep=sweep.to_dict(), direction="max", classes=tuple("0123456789"), data={}, versions={}
-        )
-        log.append(started)
-        search = Search.replay(sweep, [started], log.append)
-        begun = time.process_time()
-        while True:
-            asked = time.perf_counter()
-            stretch = search.next_trial()
-            ask_s.append(time.perf_counter() - asked)
-            if stretch is None:
-                break
-            for epoch in range(1, reports + 1):
-                made = time.process_time()
-                payload = _payload(rng, epoch)
-                # Better from trial to trial: no rung stops any, and all of them are kept in every rung.
-                payload["metrics"]["accuracy"] = (stretch.trial + epoch / reports) / (trials + 1)
-                report = Report(stretch.trial, **payload)
-                making += time.process_time() - made
-                appended += 1
-                if search.report(report) != "continue":
-                    break
-        cpu = time.process_time() - begun - making
-    assert appended == trials * reports, f"{appended} reports, not {trials * reports}"
-    return {
-        "baseline_mb": baseline,
-        "rss_mb": _peak_mb(),
-        "cpu_ms": 1e6 * cpu / appended,
-        "ask_ms": 1e3 * statistics.median(ask_s[-1 - max(1, trials // 10) : -1]),
-    }
-
-
-def measure_workers(workers: int, trials: int, reports: int, suggester: str, folder: Path) -> Result:
-    """The Ray runner's driver, told by simulated workers what real ones would say; without Tune around it."""
-    from contextlib import ExitStack
-
-    ray_runner = import_module("search.ray_runner")
-    from search.events import EventLog, SweepStarted
-    from search.folder import RunFolder
-    from search.search import Search
-
-    sweep = _sweep(
-        trials, reports, search={"suggester": suggester, "trials": trials, "seed": 0}, asha=PROMOTE
-    )
-    run = RunFolder(folder / "run")
-    run.create()
-    with ExitStack() as stack:
-        log = stack.enter_context(EventLog(run.events))
-        classes = tuple("0123456789")
-        started = SweepStarted(sweep=sweep.to_dict(), direction="max", classes=classes, data={}, versions={})
-        log.append(started)
-        search = Search.replay(sweep, [started], log.append)
-        driver = ray_runner._Driver(search, run, sweep.resources)
-        rng = np.random.default_rng(0)
-        payloads = [_payload(rng, epoch) for epoch in range(1, reports + 1)]
-        at_work = {f"worker{number}": SimulatedWorker(reports, payloads, rng) for number in range(workers)}
-        samples: list[tuple[float, float, int]] = []
-        cpu = wall = 0.0
-        while at_work:
-            for name, worker in list(at_work.items()):
-                said = worker.listen()
-                before = time.process_time(), time.perf_counter()
-                answer = driver.answer(name, worker, said)
-                cpu += time.process_time() - before[0]
-                wall += time.perf_counter() - before[1]
-                if answer == "STOP":
-                    del at_work[name]
-            samples.append((cpu, wall, search.run.epochs))
-    middle = min(samples, key=lambda sample: abs(sample[2] - search.run.epochs / 2))
-    halves = [middle, tuple(np.subtract(samples[-1], middle))]
-    return {
-        "reports": search.run.epochs,
-        **{
-            f"cpu_{half}_ms": 1e6 * cpu / epochs
-            for half, (cpu, _, epochs) in zip((1, 2), halves, strict=True)
-        },
-        **{
-            f"wall_{half}_ms": 1e6 * wall / epochs
-            for half, (_, wall, epochs) in zip((1, 2), halves, strict=True)
-        },
-    }
-
-
-class SimulatedWorker:
-    """Answers as ``AheadWorker`` does, without training: each trial has a quality of its own."""
-
-    def __init__(self, epochs: int, payloads: list[dict[str, Any]], rng: np.random.Generator) -> None:
-        self._epochs, self._payloads, self._rng = epochs, payloads, rng
-        self._stretches: list[Any] = []
-        self._epoch = 0
-        self._waits = False
-        self.begin = self.queue = self
-
-    def remote(self, stretch: Any, files: Any) -> None:
-        """Both begin and queue: a worker told to begin has nothing else to do, or is to do nothing."""
-        if stretch is None:
-            self._stretches.clear()
-            return
-        if len(self._stretches) == 1 and self._waits:
-            self._stretches.clear()
-        self._stretches.append(stretch)
-        if len(self._stretches) == 1:
-            self._epoch, self._waits = stretch.start, False
-
-    def listen(self) -> Any:
-        from search.ahead import Said
-        from search.search import Report
-
-        if not self._stretches:
-            return Said()
-        stretch = self._stretches[0]
-        self._epoch += 1
-        payload = self._payloads[self._epoch - 1]
-        quality = float(np.random.default_rng(stretch.trial).random())
-        metrics = payload["metrics"] | {"accuracy": quality * self._epoch / (self._epoch + 1)}
-        is_rung = self._epoch in stretch.rungs
-        report = Report(
-            stretch.trial,
-            **payload | {"metrics": metrics},
-            checkpoint={"fold-1/weights": bytes(CHECKPOINT)} if is_rung else None,
-        )
-        self._waits = is_rung or self._epoch >= self._epochs
-        if self._waits and len(self._stretches) > 1:
-            self._stretches.pop(0)
-            self._epoch, self._waits = self._stretches[0].start, False
-        return Said((report,), self._stretches[0].trial, int(not self._waits))
-
-
-def measure_sweep(trials: int, reports: int, suggester: str, epoch_s: float, folder: Path) -> Result:
-    """A whole sweep on Ray whose trials sleep: what its driver takes, in the first half and in the second."""
-    from search.driver import run_sweep
-    from search.folder import RunFolder
-
-    ask_s: list[float] = []
-    samples: list[tuple[float, float, float, int]] = []
-
-    @contextmanager
-    def sampled(search: Any) -> Iterator[None]:
-        suggest = search._suggester.suggest
-
-        def timed(number: int) -> Any:
-            if number in (trials // 20, trials // 2):
-                samples.append(sample(search))
-            begun = time.perf_counter()
-            params = suggest(number)
-            ask_s.append(time.perf_counter() - begun)
-            return params
-
-        search._suggester.suggest = timed
-        yield
-        samples.append(sample(search))
-
-    def sample(search: Any) -> tuple[float, float, float, int]:
-        return time.process_time(), time.time(), _peak_mb(), search.run.epochs
-
-    sections = {"suggester": suggester, "trials": trials, "seed": 0}
-    sweep = _sweep(trials, reports, search=sections, fixed={"epoch_s": epoch_s})
-    run = run_sweep(sweep, RunFolder(folder / "run"), "ray", watch=sampled)
-    assert run.epochs == trials * reports, f"{run.epochs} reports, not {trials * reports}"
-    early, middle, end = samples
-    result: Result = {"wall_s": end[1] - early[1]}
-    for half, first, last, asked in (
-        (1, early, middle, ask_s[trials // 20 : trials // 2]),
-        (2, middle, end, ask_s[trials // 2 :]),
-    ):
-        thousands = (last[3] - first[3]) / 1000
-        result[f"cpu_{half}_ms"] = 1e3 * (last[0] - first[0]) / thousands
-        result[f"rss_{half}_mb"] = last[2]
-        result[f"ask_{half}_ms"] = 1e3 * statistics.mean(asked)
-        result[f"worst_ask_{half}_ms"] = 1e3 * max(asked)
-    return result
-
-
-# ---- the processes ----
-
 PARTS: dict[str, Callable[..., Result]] = {
-    part.__name__: part
-    for part in (
-        time_trials,
-        time_log,
-        time_disk,
-        time_ray_loggers,
-        measure_driver,
-        measure_workers,
-        measure_sweep,
-    )
+    part.__name__: part for part in (time_trials, time_log, time_disk, time_ray_loggers)
 }
-
-
-def measure(part: str, where: Path | None = None, **options: Any) -> Result:
-    """Run one part in a process and a folder of its own, and take both away again."""
-    with _folder(where) as folder:
-        answer = folder / "answer.json"
-        arguments = json.dumps({"part": part, "answer": str(answer), **options, "folder": str(folder)})
-        with subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve()), "--part", arguments],
-            cwd=ROOT,
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                _, errors = process.communicate()
-            except BaseException:
-                process.terminate()  # gently: its Ray is to end with it, before its folder goes
-                raise
-        if process.returncode or not answer.exists():
-            raise SystemExit(f"{part} {options} failed:\n{errors[-4000:]}")
-        result: Result = json.loads(answer.read_text())
-        return result
-
-
-@contextmanager
-def _folder(where: Path | None) -> Iterator[Path]:
-    # Ray puts Unix sockets below its folder, and their paths may have 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="rw", dir=where or "/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _environment() -> dict[str, str]:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "TUNE_"))}
-    ours_too = {
-        "PYTHONPATH": str(ROOT),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "CUDA_VISIBLE_DEVICES": "",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    return inherited | ours_too
-
-
-def _answer(arguments: str) -> None:
-    options = json.loads(arguments)
-    part, answer, folder = options.pop("part"), Path(options.pop("answer")), Path(options.pop("folder"))
-    answer.write_text(json.dumps(PARTS[part](**options, folder=folder)))
 
 
 # ---- the table ----
@@ -634,10 +285,6 @@ def _answer(arguments: str) -> None:
 
 def median(results: list[Result], key: str) -> float:
     return statistics.median(result[key] for result in results)
-
-
-def verdict(value: float, goal: float, at_least: bool = False) -> str:
-    return "met" if (value >= goal if at_least else value <= goal) else "MISSED"
 
 
 def add_trials(table: Table, quick: bool, framework: Framework) -> None:
@@ -718,59 +365,20 @@ def add_log(table: Table, quick: bool) -> None:
     table.add_section()
 
 
-def add_driver(table: Table, quick: bool, framework: Framework) -> None:
-    where = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None  # memory and CPU are asked for, not the disk
-    for trials in (250, 500) if quick else (5_000, 10_000):
-        result = measure("measure_driver", where=where, trials=trials, reports=30, suggester="random")
-        goal = f"<= 300: {verdict(result['rss_mb'], 300)}" if trials == 10_000 else ""
-        name = f"driver's peak MB, Ray off, {trials:,} x 30 reports"
-        table.add_row(name, f"{result['rss_mb']:.0f}", "", "", goal)
-        table.add_row("  before the first trial, data set read", f"{result['baseline_mb']:.0f}", "", "", "")
-        table.add_row("  ms of CPU per 1,000 reports", f"{result['cpu_ms']:.0f}", "", "", "")
-        table.add_row("  ms to ask for a trial (random), at the end", f"{result['ask_ms']:.3f}", "", "", "")
-    if quick:
-        return
+def add_long(table: Table, quick: bool, framework: Framework) -> None:
+    """Whether a trial costs more the more there were."""
+    warm_up, trials = (20, 40) if quick else (100, 1400)
     results = {}
     for arm in ("ours", "tuned"):
-        sweep = {"arm": arm, "warm_up": 100, "trials": 1400, "reports": 1, "framework": framework}
+        sweep = {"arm": arm, "warm_up": warm_up, "trials": trials, "reports": 1, "framework": framework}
         (results[arm],) = measure("time_trials", sweeps=[sweep])["sweeps"]
     for name, key, unit in (
-        ("ms a trial of 1 report, first third of 1,400", "first_third_s", 1e3),
+        (f"ms a trial of 1 report, first third of {trials:,}", "first_third_s", 1e3),
         ("  last third", "last_third_s", 1e3),
         ("  driver's peak MB, Ray on", "rss_mb", 1.0),
     ):
         figures = {arm: f"{unit * result[key]:.1f}" for arm, result in results.items()}
         table.add_row(name, figures["ours"], "", figures["tuned"], "")
-
-
-def add_scale(table: Table, quick: bool) -> None:
-    """100 simulated workers, and 10,000 trials on Ray: the first half of each beside its second."""
-    table.add_row("[bold]driver, Rungwise", "[bold]first half", "[bold]second half", "", "")
-    trials, workers = (300, 20) if quick else (10_000, 100)
-    for suggester in ("random", "gp"):
-        result = measure("measure_workers", workers=workers, trials=trials, reports=27, suggester=suggester)
-        name = f"{workers} simulated workers, {trials:,} trials, {result['reports']:,} reports, {suggester}"
-        table.add_row(name, "", "", "", "")
-        for what, key in (
-            ("ms of CPU per 1,000 reports", "cpu"),
-            ("ms per 1,000 reports, disk included", "wall"),
-        ):
-            halves = (f"{result[f'{key}_{half}_ms']:.0f}" for half in (1, 2))
-            table.add_row(f"  {what}", *halves, "", "")
-    table.add_section()
-    trials = 100 if quick else 10_000
-    for suggester in ("random", "gp"):
-        result = measure("measure_sweep", trials=trials, reports=10, suggester=suggester, epoch_s=0.001)
-        name = f"{trials:,} sleeping trials x 10 reports on Ray, {suggester}, {result['wall_s']:.0f} s"
-        table.add_row(name, "", "", "", "")
-        for what, key, digits in (
-            ("driver's peak MB", "rss_{}_mb", 0),
-            ("ms of CPU per 1,000 reports", "cpu_{}_ms", 0),
-            ("ms to ask, mean", "ask_{}_ms", 2),
-            ("ms to ask, worst", "worst_ask_{}_ms", 1),
-        ):
-            halves = (f"{result[key.format(half)]:.{digits}f}" for half in (1, 2))
-            table.add_row(f"  {what}", *halves, "", "")
 
 
 def main() -> None:
@@ -784,11 +392,11 @@ def main() -> None:
         choices=("tensorflow", "nothing"),
         help="what each fresh worker imports (default: tensorflow; nothing with --quick)",
     )
-    parser.add_argument("--sections", default="trials,log,driver,scale", help="which of these (default: all)")
+    parser.add_argument("--sections", default="trials,log,long", help="which of these (default: all)")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
-        return _answer(options.part)
+        return answer(options.part, PARTS)
     framework = options.framework or ("nothing" if options.quick else "tensorflow")
     table = Table("measured", title="Overhead of a search", caption_justify="left")
     for column in ("Rungwise", "Ray as shipped", "Ray tuned"):
@@ -799,10 +407,8 @@ def main() -> None:
         add_trials(table, options.quick, framework)
     if "log" in sections:
         add_log(table, options.quick)
-    if "driver" in sections:
-        add_driver(table, options.quick, framework)
-    if "scale" in sections:
-        add_scale(table, options.quick)
+    if "long" in sections:
+        add_long(table, options.quick, framework)
     Console(width=None if sys.stdout.isatty() else 130).print(table)
 
 

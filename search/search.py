@@ -6,6 +6,7 @@ rebuilds it from a log.
 """
 
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -358,7 +359,7 @@ def reported(report: Report, time: float, decision: Decision) -> Reported:
         time=time,
         trial=report.trial,
         epoch=report.epoch,
-        metrics=dict(report.metrics),
+        metrics={sys.intern(name): value for name, value in report.metrics.items()},  # each came with its own
         folds=report.folds,
         confusion=report.confusion,
         curves=dict(report.curves),

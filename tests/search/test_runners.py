@@ -114,6 +114,25 @@ def test_trial_that_kills_its_worker_three_times_fails_and_the_others_go_on(tmp_
     assert killer.epoch <= 1, "its first epoch was reported once at most"
 
 
+@pytest.mark.ray
+def test_answers_of_a_worker_are_let_go_of_while_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private.worker import global_worker  # not before ray_runner has set Ray's environment
+
+    kept: list[int] = []
+
+    def counted(*given: Any) -> str:
+        core = global_worker.core_worker  # type: ignore[attr-defined]  # there once Ray is connected
+        kept.append(len(core.get_all_reference_counts()))
+        return answer(*given)
+
+    answer = ray_runner._Driver.answer
+    monkeypatch.setattr(ray_runner._Driver, "answer", counted)
+    run(make_sweep(resources={"cpu": os.cpu_count()}), tmp_path / "run", "ray")
+    assert len(kept) > 30 and max(kept) < 10, "each would stay until its worker ends, checkpoint and all"
+
+
 class Unreadable(Training):
     """Cannot be unpickled, as when a node lacks a package."""
 
