@@ -69,7 +69,17 @@ def value_of(params: dict[str, Any], epoch: int) -> float:
     return float(1 - abs(params["learning_rate"] - 0.1) ** 0.5) * (1 - 1 / (epoch + 1))
 
 
-def drive(search: Search, workers: int = 3, steps: int | None = None, seed: int = 0) -> None:
+def seconds_of(params: dict[str, Any]) -> float:
+    return 0.01 / float(params["learning_rate"])
+
+
+def drive(
+    search: Search,
+    workers: int = 3,
+    steps: int | None = None,
+    seed: int = 0,
+    seconds: Callable[[dict[str, Any]], float] = seconds_of,
+) -> None:
     """Train what ``search`` hands out on simulated workers in random order, up to ``steps`` reports."""
     chance = random.Random(seed)
     at_work: dict[int, tuple[dict[str, Any], int]] = {}
@@ -81,7 +91,8 @@ def drive(search: Search, workers: int = 3, steps: int | None = None, seed: int 
         trial = chance.choice(list(at_work))
         params, epoch = at_work[trial]
         at_work[trial] = (params, epoch + 1)
-        decision = search.report(Report(trial, epoch + 1, {"macro_f1": value_of(params, epoch + 1)}))
+        value = value_of(params, epoch + 1)
+        decision = search.report(Report(trial, epoch + 1, {"macro_f1": value}, seconds=seconds(params)))
         if decision != "continue":
             del at_work[trial]
         if steps is not None:

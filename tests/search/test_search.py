@@ -2,12 +2,14 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from search.events import Event, Finished, Promoted, Reported, RunFailed, TrialStarted
 from search.search import NOTHING, Ended, Memory, Report, Search
-from tests.search.conftest import drive, make_sweep, start
+from tests.search.conftest import drive, make_sweep, seconds_of, start
 
 SUGGESTERS = ("random", "gp", "tpe", "cmaes", "qmc", "nsga2")
 
@@ -232,6 +234,16 @@ def test_same_seed_same_trials_other_seed_other_trials() -> None:
         return [dict(event.params) for event in log if isinstance(event, TrialStarted)]
 
     assert params(3) == params(3) != params(4)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_how_long_epochs_take_decides_only_where_several_workers_train(workers: int) -> None:
+    def params(seconds: Callable[[dict[str, Any]], float]) -> list[dict[str, object]]:
+        search, log = start(make_sweep(search={"suggester": "gp", "trials": 20, "seed": 0}))
+        drive(search, workers, seconds=seconds)
+        return [dict(event.params) for event in log if isinstance(event, TrialStarted)]
+
+    assert (params(seconds_of) == params(lambda params: 1.0)) == (workers == 1)
 
 
 def test_tpe_learns_from_paused_trials() -> None:
