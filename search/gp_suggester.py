@@ -6,8 +6,8 @@ accuracies crowded below 1 bend the model, and NaN, failed and infeasible are si
 
 Improvement counts by the second, as seconds per epoch may differ a hundredfold: Snoek, Larochelle & Adams,
 "Practical Bayesian Optimization of Machine Learning Algorithms", NIPS 2012, section 3.2. But only where other
-trials are in flight: then who ends first decides what is known anyway, while a run on a single worker stays
-the same every time.
+trials are in flight: then who ends first decides what is known anyway, while a search that trains one trial
+at a time is the same every time.
 
 Time per ask is bounded: the memory holds at most ``MEMORY`` values, the length scales are fitted to at most
 ``FITTED`` of them, and only each time that a fifth more has been learned.
