@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from trainers.contract import TrainError
+from trainers.keras_updates import use_kernels
 
 _Functions = tuple[Callable[..., Any], Callable[..., Any]]
 
@@ -53,6 +54,7 @@ def _tensorflow(program: Trainable, dtype: Any) -> _Functions:
     import tensorflow as tf
 
     model, optimizer = program.model, program.optimizer
+    use_kernels(getattr(optimizer, "inner_optimizer", optimizer))
     variables = [variable.value for variable in model.trainable_variables]
     x_spec = tf.TensorSpec(model.input_shape, dtype)
     batches = [tf.TensorSpec([None, None], kind) for kind in (tf.int32, tf.int32, tf.float32)]
