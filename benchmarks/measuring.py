@@ -19,13 +19,13 @@ SHARED_MEMORY = Path("/dev/shm")
 
 def measure(part: str, where: Path | None = None, **options: Any) -> Result:
     """Run a part of the script that was started in a process and a folder of its own, and take both away."""
-    with _folder(where) as folder:
+    with own_folder(where) as folder:
         file = folder / "answer.json"
         arguments = json.dumps({"part": part, "answer": str(file), **options, "folder": str(folder)})
         with subprocess.Popen(
             [sys.executable, str(Path(sys.argv[0]).resolve()), "--part", arguments],
             cwd=ROOT,
-            env=_environment(),
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -43,7 +43,7 @@ def measure(part: str, where: Path | None = None, **options: Any) -> Result:
 
 
 @contextmanager
-def _folder(where: Path | None) -> Iterator[Path]:
+def own_folder(where: Path | None = None) -> Iterator[Path]:
     # Ray puts Unix sockets below its folder, and their paths may have 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="rw", dir=where or "/tmp"))
     try:
@@ -52,7 +52,8 @@ def _folder(where: Path | None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """This one without what was set for another Ray, and quiet, on the CPU."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "TUNE_"))}
     ours_too = {
         "PYTHONPATH": str(ROOT),

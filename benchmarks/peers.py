@@ -17,28 +17,25 @@ import json
 import math
 import multiprocessing
 import os
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import ROOT, environment, own_folder
 from peer_arms import SWEEP, WORKERS, Params, Task, compiled, rows_of
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
 TRIALS = 40
 QUICK_TRIALS, QUICK_EPOCHS = 4, 3
 RETRAININGS = 3
@@ -137,7 +134,7 @@ class Result:
 
 
 def measure(task: Task, pool: ProcessPoolExecutor) -> Result:
-    with _folder() as folder:
+    with own_folder() as folder:
         begun = time.time()
         error = _run(task, folder)
         wall_s = time.time() - begun
@@ -201,28 +198,12 @@ def _command(task: Task, folder: Path) -> list[str]:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "TUNE_"))}
     places = (str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH"))
-    ours_too = {
+    return environment() | {
         "PYTHONPATH": os.pathsep.join(filter(None, places)),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "CUDA_VISIBLE_DEVICES": "",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_NUM_INTRAOP_THREADS": str(threads),
         "OMP_NUM_THREADS": str(threads),
     }
-    return inherited | ours_too
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    # Ray puts Unix sockets below its folder, and their paths may have 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="rw", dir="/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _told_by_peer(folder: Path) -> tuple[list[Any], Params, float]:

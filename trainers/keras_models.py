@@ -121,9 +121,7 @@ def train_epoch(
     loss = 0.0
     for places, counts in zip(*batches(len(fold.train), batch_size, fold.seed, number), strict=True):
         x, y = batch_of(places)
-        weights = counts * (
-            len(places) / counts.sum()
-        )  # Keras divides by the batch's length, filled up or not
+        weights = counts * (len(places) / counts.sum())  # Keras divides by the length, filled up or not
         told = model.train_on_batch(x, y, sample_weight=weights, return_dict=True)  # of this batch alone
         loss += counts.sum() / len(fold.train) * told["loss"]
     return {"train_loss": float(loss), "learning_rate": float(model.optimizer.learning_rate)}
