@@ -34,6 +34,7 @@ PROMOTE = {"grace": 1, "reduction": 3, "rule": "promote"}
 
 def measure_driver(trials: int, reports: int, suggester: str, folder: Path) -> Result:
     """A whole search without workers: what Search and EventLog cost the driver, and what they keep."""
+    import_module("search.ray_cluster")
     import_module("search.ray_runner")
     from search.driver import load_rows
     from search.events import EventLog, SweepStarted

@@ -136,6 +136,7 @@ def time_trials(sweeps: list[dict[str, Any]], folder: Path) -> Result:
 
     from trainers.datasets import load_dataset
 
+    import_module("search.ray_cluster")
     import_module("search.ray_runner")
     load_dataset(
         {"kind": "sklearn", "name": "iris"}

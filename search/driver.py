@@ -28,7 +28,7 @@ from trainers.folds import Splits, fingerprint, make_folds, split_rows, y_valid
 from trainers.metrics import METRICS
 
 RunnerName = Literal["ray", "local"]
-RUNNERS: dict[str, str] = {"ray": "search.ray_runner", "local": "search.local_runner"}
+RUNNERS: dict[str, str] = {"ray": "search.ray_cluster", "local": "search.local_runner"}
 CHANGEABLE = {"search.trials", "budget", "resources"}
 """What a resumed run may do differently: how far to go and on what, never what its numbers mean."""
 LIBRARIES = ("rungwise", "numpy", "scikit-learn", "keras", "tensorflow", "pyspark", "optuna", "ray")

@@ -4,6 +4,7 @@ Rows are counted here, configurations tried out in ``plan_samples``; what follow
 given as a range: ``plan_cost``.
 """
 
+import math
 import os
 import shutil
 import time
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from search.driver import load_rows, training_of
+from search.driver import load_rows, structure_of, training_of
 from search.plan_cost import Cost, Ladder, cost_of, ladder_of
-from search.plan_samples import Draws, Sample, built, draws_of, measured
+from search.plan_samples import Build, Draws, Sample, built, draws_of, measured
 from search.trial_loop import Worker
 from spaces.sweep import Sweep, trainer_name
 from trainers.datasets import Dataset
@@ -87,7 +88,7 @@ def make_plan(sweep: Sweep, runs: Path, measure: bool = True, draws: int = DRAWS
     samples = tuple(measured(worker, sweep, feasible)) if measure else ()
     data = _data(sweep, dataset, splits)
     ladder = ladder_of(sweep, drawn, feasible, samples)
-    cost = cost_of(sweep, training.folds, ladder, samples)
+    cost = cost_of(sweep, training.folds, ladder, samples, _num_structures(sweep, feasible))
     return Plan(
         trainer=trainer_name(sweep.trainer),
         objective=sweep.objective,
@@ -98,6 +99,13 @@ def make_plan(sweep: Sweep, runs: Path, measure: bool = True, draws: int = DRAWS
         cost=cost,
         warnings=tuple(_warnings(sweep, runs, data, drawn, samples, cost)),
     )
+
+
+def _num_structures(sweep: Sweep, feasible: Sequence[Build]) -> float:
+    """Among as many draws as there will be trials; infinite where workers keep nothing that they built."""
+    structure = structure_of(sweep)
+    structures = {structure(build.params) for build in feasible[: sweep.search.trials]}
+    return math.inf if None in structures else len(structures)
 
 
 def _data(sweep: Sweep, dataset: Dataset, splits: Splits) -> Data:

@@ -43,6 +43,9 @@ class Range:
         by = other if isinstance(other, Range) else Range(other, other, other)
         return type(self)(self.low * by.low, self.central * by.central, self.high * by.high)
 
+    def at_most(self, limit: float) -> Self:
+        return type(self)(min(self.low, limit), min(self.central, limit), min(self.high, limit))
+
     def at_least(self, other: Self) -> Self:
         return type(self)(
             max(self.low, other.low), max(self.central, other.central), max(self.high, other.high)
@@ -185,7 +188,10 @@ def _mean_reached(climbs: Sequence[_Climb], levels: Sequence[int], last: int) ->
 # ---- what follows ----
 
 
-def cost_of(sweep: Sweep, folds: Sequence[Fold], ladder: Ladder, samples: Sequence[Sample]) -> Cost | None:
+def cost_of(
+    sweep: Sweep, folds: Sequence[Fold], ladder: Ladder, samples: Sequence[Sample], structures: float
+) -> Cost | None:
+    """``structures``: how many of those that a worker builds once its trials are expected to have."""
     times = [sample.epoch_s for sample in samples if sample.epoch_s is not None]
     if not times:
         return None
@@ -193,7 +199,7 @@ def cost_of(sweep: Sweep, folds: Sequence[Fold], ladder: Ladder, samples: Sequen
     startup_s = Range.of([sample.startup_s for sample in samples if sample.startup_s is not None] or [0.0])
     cpus = os.cpu_count() or 1
     parallel = min(ladder.trials, max(1, int(cpus / sweep.resources.cpu)))
-    work_s = ladder.epochs * epoch_s + ladder.stretches * startup_s
+    work_s = ladder.epochs * epoch_s + ladder.stretches.at_most(structures * parallel) * startup_s
     one_trial_s = epoch_s * max(ladder.reached) + startup_s
     wall_s = (work_s * (1 / parallel)).at_least(one_trial_s)
     once_s = sum(sample.once_s for sample in samples)

@@ -1,4 +1,4 @@
-"""Trials on Ray: what Tune calls a trial is a worker of ours; the only file that imports Ray.
+"""Trials on Ray: what Tune calls a trial is a worker of ours.
 
 Tune places workers, watches over them and carries their messages. A worker trains stretch after stretch: a
 Tune trial for each stretch costs Tune's controller more time than a short stretch takes, and memory for ever.
@@ -14,16 +14,10 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-# Read by Ray when it is imported.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave a CPU trial's environment alone
 
 import ray
 from ray import tune
@@ -35,10 +29,10 @@ from ray.tune.search import Searcher
 from search.ahead import HELD_TRIALS, AheadWorker, Said
 from search.events import RunFailed
 from search.folder import Files, RunFolder
-from search.runner import Runner, accept
+from search.runner import accept
 from search.search import LOST_WORKERS, Memory, Report, Search, Stretch
 from search.trial_loop import Training
-from spaces.sweep import Resources, Sweep
+from spaces.sweep import Resources
 
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # JSON, CSV and TensorBoard files of every trial
@@ -58,34 +52,9 @@ IDLE_LIMIT_S = 30.0
 """After this long without work a worker gives its place back, as long as another idle one stays."""
 
 
-def start(sweep: Sweep, afterwards: ExitStack) -> Runner:
-    """See ``runner.Start``. Uses the cluster at RAY_ADDRESS if that is set, else one of its own.
-
-    The runner raises RunFailed when this machine has no room for a trial, workers cannot start, the log
-    cannot be written, or the search is hopeless.
-    """
-    if ray.is_initialized():
-        return partial(_run, None)
-    # In a thread Ray leaves the handlers of signals as they are; its processes end with the thread.
-    thread = afterwards.enter_context(ThreadPoolExecutor(1, "connect"))
-    connecting = thread.submit(_connect, sweep)
-    afterwards.callback(ray.shutdown)  # takes a second or more
-    afterwards.callback(wait, [connecting])
-    return partial(_run, connecting)
-
-
-def _connect(sweep: Sweep) -> None:
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    if address := os.environ.get("RAY_ADDRESS"):  # a cluster elsewhere may grow; this machine does not
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        return
-    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    _check_room(sweep.resources)
-
-
-def _run(connecting: Future[None] | None, search: Search, training: Training, folder: RunFolder) -> None:
-    if connecting:
-        connecting.result()
+def run(search: Search, training: Training, folder: RunFolder) -> None:
+    """See ``runner.Runner``; Ray is connected. Raises RunFailed when workers cannot start, the log cannot be
+    written, or the search is hopeless."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what went wrong is in the log
     resources = search.sweep.resources
     with (
@@ -111,16 +80,6 @@ def _run(connecting: Future[None] | None, search: Search, training: Training, fo
         except _Escape as escape:
             assert escape.__cause__
             raise escape.__cause__ from None
-
-
-def _check_room(resources: Resources) -> None:
-    total = ray.cluster_resources()
-    for name, amount in (("CPU", resources.cpu), ("GPU", resources.gpu)):
-        if amount > total.get(name, 0):
-            raise RunFailed(
-                f"each trial asks for {amount:g} {name}s and this machine has {total.get(name, 0):g}: "
-                f"resume the run with --set resources.{name.lower()}=..., or on a cluster: set RAY_ADDRESS"
-            )
 
 
 @contextmanager

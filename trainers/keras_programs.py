@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from trainers.keras_epochs import compiled
 from trainers.keras_models import ready_to_train
+from trainers.keras_widths import Widths
 
 KEPT = 8
 """Idle programs that a process keeps, the latest ones; fewer where they have more than ``KEPT_WEIGHTS``."""
@@ -42,6 +43,8 @@ class Numbers:
     label_smoothing: float
     class_weights: NDArray[np.float32]
     """(classes,) what a row of each class counts for."""
+    widths: Sequence[int] | None = None
+    """Of each layer with weights but the last, where widths are open; else None."""
 
 
 @contextmanager
@@ -71,11 +74,18 @@ class Program:
 
     ``model`` maps stored rows of ``dtype`` to logits, ``augment`` (or None) changes rows while they are
     trained on, and ``optimizer`` is not built yet. ``comes_trained`` tells of a model with first weights from
-    elsewhere, which no seed could give it again. Raises TrainError on an unknown backend.
+    elsewhere, which no seed could give it again, ``has_open_widths`` of one whose widths are among a trial's
+    numbers (see ``Widths``). Raises TrainError on an unknown backend.
     """
 
     def __init__(
-        self, model: Any, augment: Any, optimizer: Any, dtype: Any, comes_trained: bool = False
+        self,
+        model: Any,
+        augment: Any,
+        optimizer: Any,
+        dtype: Any,
+        comes_trained: bool = False,
+        has_open_widths: bool = False,
     ) -> None:
         import keras
 
@@ -90,12 +100,17 @@ class Program:
         ]
         self._momentum = _hold_momentum(self._rule)
         self._weight_decay = _hold_weight_decay(self._rule)
+        self._widths = Widths(model) if has_open_widths else None
         ready_to_train(optimizer, model.trainable_variables)
+        if self._widths:
+            self._widths.follow(optimizer)
         self._fresh = [_constant(variable) for variable in optimizer.variables]
         self._weights = [] if comes_trained else list(_drawn_weights(model))
-        self.num_weights = sum(int(np.prod(variable.shape)) for variable in model.variables)
-        self._rows_at_once = _rows_at_once(model)
         self._train, self._predict = compiled(self, dtype)
+
+    @property
+    def num_weights(self) -> int:
+        return sum(int(np.prod(variable.shape)) for variable in self.model.variables)
 
     @property
     def is_drawn(self) -> bool:
@@ -117,6 +132,8 @@ class Program:
 
         Weights that are not drawn are left as they were built.
         """
+        if self._widths:
+            self._widths.set(numbers.widths or ())
         if self.is_drawn:
             for (variable, initializer), own in zip(
                 self._weights, _seeds(seed, len(self._weights)), strict=True
@@ -156,7 +173,7 @@ class Program:
 
     def predict(self, x: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(len(rows), classes) probabilities of the rows of these numbers, in calls of one length."""
-        size = max(1, min(self._rows_at_once, len(rows)))
+        size = max(1, min(_rows_at_once(self.model), len(rows)))
         filled = np.resize(rows, (-(-len(rows) // size), size))
         found = [
             np.asarray(self._predict(piece, batch))
@@ -319,7 +336,18 @@ def _on_device(x: NDArray[Any]) -> Any:
 
 
 def _rows_at_once(model: Any) -> int:
-    outputs = sum(
-        4 * int(np.prod(layer.output.shape[1:])) for layer in _layers(model) if hasattr(layer, "output")
-    )
+    outputs = sum(4 * int(np.prod(shape[1:])) for shape in _output_shapes(model))
     return max(1, OUTPUT_BYTES // max(1, outputs))
+
+
+def _output_shapes(model: Any) -> Iterator[tuple[int, ...]]:
+    """Of each layer as it is now; the outputs that a model was built with keep their first widths."""
+    import keras
+
+    if not isinstance(model, keras.Sequential):
+        yield from (layer.output.shape for layer in _layers(model) if hasattr(layer, "output"))
+        return
+    shape = model.input_shape
+    for layer in model.layers:
+        shape = layer.compute_output_shape(shape)
+        yield shape

@@ -19,6 +19,7 @@ from trainers.features import frozen_features
 from trainers.keras_models import (
     KerasPredictor,
     assign,
+    backend,
     batches,
     import_keras,
     read_about,
@@ -32,10 +33,12 @@ from trainers.keras_programs import Numbers, Program, borrowed
 from trainers.rebalance import class_weights
 
 _PLATEAU_MIN_DELTA = 1e-4  # as Keras's ReduceLROnPlateau has it
-_HELD = "held"
+_HELD, _WIDTH = "held", "width"
 _T = TypeVar("_T")
 Held = Annotated[_T, _HELD]
 """A setting that changes no compiled graph: trials that differ in such settings alone share one."""
+Width = Annotated[_T, _WIDTH]
+"""A setting that changes widths of layers and no more, which on TensorFlow changes no graph either."""
 
 
 class TrainingSettings(AugmentationSettings):
@@ -93,7 +96,8 @@ class Architecture(Protocol):
     variables are the last of those of ``build``. One whose first weights come from elsewhere has
     ``untrained(settings)``, with which ``build`` makes the same layers and needs nothing from outside. One
     that marks rates of dropout as ``Held`` has ``drops(settings)``: for each place where ``build`` may put a
-    Dropout layer, in order, its rate; 0 stands for no layer.
+    Dropout layer, in order, its rate; 0 stands for no layer. One that marks settings as ``Width`` has
+    ``widths(settings)``: of each layer with weights but the last, in order, its filters or units.
     """
 
     Settings: type[TrainingSettings]
@@ -136,6 +140,7 @@ class KerasTrainer:
     def train(
         self, settings: TrainingSettings, fold: Fold, start: Path | None
     ) -> Generator[Epoch, float, None]:
+        import_keras()  # its backend is asked for below
         key = self._backbone_key(settings)
         about = {**self._describe(settings, fold), "backbone": key}
         fold = self._rows_to_train(settings, fold, key)
@@ -223,7 +228,14 @@ class KerasTrainer:
             with seeded(fold.seed, settings.precision):
                 model = cast(Any, self._architecture).head(settings, shape, num_classes)
         augment, optimizer = augmenter(settings, shape, fold.scale), _optimizer(settings)
-        return Program(model, augment, optimizer, fold.x.dtype, self._comes_trained(key))
+        return Program(
+            model,
+            augment,
+            optimizer,
+            fold.x.dtype,
+            comes_trained=self._comes_trained(key),
+            has_open_widths=self._widths(settings) is not None,
+        )
 
     def _program_key(self, settings: Any, fold: Fold, key: Mapping[str, Any] | None) -> str | None:
         """What a program can be used again for; None where it comes trained."""
@@ -238,9 +250,11 @@ class KerasTrainer:
 
     def _graph(self, settings: Any) -> str:
         """All settings that change the graph; of a held number only whether there is any."""
-        fields = type(settings).model_fields
-        held = {name for name, field in fields.items() if _HELD in field.metadata}
+        fields, widths = type(settings).model_fields, self._widths(settings)
+        free = {_HELD} if widths is None else {_HELD, _WIDTH}
+        held = {name for name, field in fields.items() if free & {*map(str, field.metadata)}}
         changes = {
+            "layers": None if widths is None else len(widths),
             "augmentation": augmentation.structure(settings),
             "drops": [drop > 0 for drop in self._drops(settings)],
             "momentum": settings.momentum > 0,
@@ -256,7 +270,16 @@ class KerasTrainer:
             weight_decay=settings.weight_decay,
             label_smoothing=settings.label_smoothing,
             class_weights=_class_weights(settings, fold),
+            widths=self._widths(settings),
         )
+
+    def _widths(self, settings: Any) -> list[int] | None:
+        """Of each layer with weights but the last, where the backend leaves widths open; else None."""
+        architecture: Any = self._architecture
+        if not hasattr(architecture, "widths") or backend() != "tensorflow":
+            return None
+        widths: list[int] = architecture.widths(settings)
+        return widths
 
     def _drops(self, settings: Any) -> list[float]:
         architecture: Any = self._architecture

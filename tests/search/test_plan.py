@@ -1,6 +1,8 @@
 """What is said of a sweep before it runs, against what then happens, and every bad input once."""
 
 import json
+import math
+import os
 import random
 import signal
 import time
@@ -16,10 +18,10 @@ from rich.console import Console
 
 from search.driver import load_checked_sweep, load_rows, run_sweep
 from search.events import RunError
-from search.plan import Plan, make_plan
-from search.plan_cost import Range
+from search.plan import Plan, _num_structures, make_plan
+from search.plan_cost import Range, cost_of
 from search.plan_page import plan_page
-from search.plan_samples import dry_draws
+from search.plan_samples import Sample, dry_draws
 from search.search import Report
 from spaces.params import SpaceError
 from spaces.sweep import Sweep
@@ -369,6 +371,20 @@ class TestCost:
         sweep = make_sweep(search={"trials": 1, "suggester": "random"}, fixed={"epoch_s": 0.02})
         plan = make_plan(sweep, tmp_path)
         assert plan.cost and plan.cost.parallel == 1 and plan.cost.wall_s.low >= 9 * 0.02
+
+    def test_what_workers_build_once_for_many_trials_is_counted_once_a_worker(self, tmp_path: Path) -> None:
+        one_s_to_start = Sample({}, 9, 0.0, False, 0.0, 1.0, 1, 1, False, "")
+        for trainer, starts in (("tests.search.test_plan:Compiled", 1), ("tests.tiny:Softmax", math.inf)):
+            sweep = make_sweep(trainer=trainer, resources={"cpu": os.cpu_count()})
+            plan = make_plan(sweep, tmp_path, measure=False)
+            structures = _num_structures(sweep, [plan.draws.smallest, plan.draws.largest])
+            folds = make_folds(*load_rows(sweep, tmp_path), sweep.epochs)
+            cost = cost_of(sweep, folds, plan.ladder, [one_s_to_start], structures)
+            assert (
+                cost
+                and structures == starts
+                and cost.work_s.central == min(starts, plan.ladder.stretches.central)
+            )
 
     def test_machine_without_room_for_a_trial(self, tmp_path: Path) -> None:
         plan = make_plan(make_sweep(resources={"cpu": 4096}, fixed={"epoch_s": 0.0}), tmp_path)

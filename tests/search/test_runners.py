@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search import load_run, ray_runner
+from search import load_run, ray_cluster, ray_runner
 from search.ahead import Said
 from search.driver import RunnerName, run_sweep
 from search.events import Reported, RunFailed, WorkerLost, read_events
@@ -118,7 +118,7 @@ def test_trial_that_kills_its_worker_three_times_fails_and_the_others_go_on(tmp_
 def test_answers_of_a_worker_are_let_go_of_while_it_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray._private.worker import global_worker  # not before ray_runner has set Ray's environment
+    from ray._private.worker import global_worker  # not before ray_cluster has set Ray's environment
 
     kept: list[int] = []
 
@@ -154,7 +154,7 @@ def test_workers_that_cannot_start_fail_the_run_instead_of_being_started_for_eve
         ExitStack() as afterwards,
         pytest.raises(RunFailed, match="3 workers in a row died while starting: .*made_up"),
     ):
-        ray_runner.start(search.sweep, afterwards)(search, training, RunFolder(tmp_path))
+        ray_cluster.start(search.sweep, afterwards)(search, training, RunFolder(tmp_path))
     assert not search.run.trials, "no trial was blamed for it"
 
 

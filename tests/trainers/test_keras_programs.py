@@ -30,6 +30,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "lung_cnn": {"filters": 2, "dense_units": 5},
     "resnet50": {"weights": "none", "pooling": "average", "head_units": 6, "dropout": 0.2},
 }
+OTHER_WIDTHS: dict[str, dict[str, Any]] = {
+    "cnn": {"filters": 6, "filters_ratio": 0.5, "dense_units": 9},
+    "glassmodel": {"filters_1": 5, "filters_2": 2},
+    "alexnet": {"width": 0.08, "dense_units": 3},
+    "lenet5": {"filters_1": 4, "filters_2": 20, "dense_1": 3, "dense_2": 8},
+    "lung_cnn": {"filters": 4, "dense_units": 3},
+    "resnet50": {},
+}
 OTHER_NUMBERS: dict[str, Any] = {
     "learning_rate": 0.02,
     "batch_size": 48,
@@ -82,7 +90,7 @@ def test_a_used_program_trains_as_a_new_one(
         fold = make_fold(x=np.resize(fold.x, (len(fold.x), 32, 32, 1)))
     trainer = KerasTrainer(architecture)
     one = {**SMALL[architecture], "optimizer": optimizer, **momentum_of(optimizer, 0.3)}
-    other = {**one, **OTHER_NUMBERS, **momentum_of(optimizer, 0.8)}
+    other = {**one, **OTHER_NUMBERS, **OTHER_WIDTHS[architecture], **momentum_of(optimizer, 0.8)}
     trained(trainer, fold, **one)
     kept = len(keras_programs._idle)
     again = trained(trainer, replace(fold, seed=7), **other)
@@ -97,7 +105,10 @@ def test_a_used_program_trains_as_a_new_one(
     ("one", "other"),
     [
         (CHANGES, CHANGES | OTHER_CHANGES),
-        ({"precision": "mixed_float16"}, {"precision": "mixed_float16", "label_smoothing": 0.3}),
+        (
+            {"precision": "mixed_float16"},
+            {"precision": "mixed_float16", "label_smoothing": 0.3} | OTHER_WIDTHS["cnn"],
+        ),
         ({"schedule": "cosine", "patience": 3}, {"schedule": "plateau", "epochs": 2}),
     ],
     ids=["augmentation", "precision", "schedule"],
@@ -105,10 +116,10 @@ def test_a_used_program_trains_as_a_new_one(
 def test_whatever_changes_no_graph_is_held(one: dict[str, Any], other: dict[str, Any], fold: Fold) -> None:
     trainer = KerasTrainer("cnn")
     trained(trainer, fold, **SMALL["cnn"], **one)
-    again = trained(trainer, replace(fold, seed=7), **SMALL["cnn"], **other)
+    again = trained(trainer, replace(fold, seed=7), **{**SMALL["cnn"], **other})
     assert len(keras_programs._idle) == 1
     keras_programs.forget()
-    new = trained(trainer, replace(fold, seed=7), **SMALL["cnn"], **other)
+    new = trained(trainer, replace(fold, seed=7), **{**SMALL["cnn"], **other})
     for a, b in zip(arrays(again), arrays(new), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -116,7 +127,8 @@ def test_whatever_changes_no_graph_is_held(one: dict[str, Any], other: dict[str,
 @pytest.mark.parametrize(
     "different",
     [
-        {"filters": 4},
+        {"kernel_size": 5},
+        {"dense_units": 0},
         {"dropout": 0.0},
         {"optimizer": "sgd"},
         {"weight_decay": 0.1, "optimizer": "adamw"},
@@ -130,7 +142,8 @@ def test_what_changes_the_graph_changes_the_structure(different: dict[str, Any])
     trainer = KerasTrainer("cnn")
     one = trainer.structure(settings_of(trainer, **SMALL["cnn"]))
     assert one is not None
-    assert one == trainer.structure(settings_of(trainer, **SMALL["cnn"] | OTHER_NUMBERS))
+    alike = SMALL["cnn"] | OTHER_NUMBERS | OTHER_WIDTHS["cnn"]
+    assert one == trainer.structure(settings_of(trainer, **alike))
     assert one != trainer.structure(settings_of(trainer, **SMALL["cnn"] | different))
 
 
@@ -151,11 +164,11 @@ def test_folds_in_step_have_a_program_each_and_leave_them_to_the_next_trial(fold
 def test_few_programs_are_kept_and_fewer_large_ones(fold: Fold, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = KerasTrainer("cnn")
     monkeypatch.setattr(keras_programs, "KEPT", 2)
-    for filters in (1, 2, 3):
-        trained(trainer, fold, conv_layers=1, filters=filters, dense_units=0)
+    for kernel_size in (1, 2, 3):
+        trained(trainer, fold, conv_layers=1, kernel_size=kernel_size, filters=2, dense_units=0)
     assert len(keras_programs._idle) == 2
     monkeypatch.setattr(keras_programs, "KEPT_WEIGHTS", 10)
-    trained(trainer, fold, conv_layers=1, filters=2, dense_units=0)
+    trained(trainer, fold, conv_layers=1, kernel_size=2, filters=2, dense_units=0)
     assert len(keras_programs._idle) == 1, "the latest one stays, however large"
 
 

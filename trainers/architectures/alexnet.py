@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from trainers.architectures.layers import image_map
-from trainers.keras_trainer import Held, TrainingSettings
+from trainers.keras_trainer import Held, TrainingSettings, Width
 
 if TYPE_CHECKING:
     import keras
@@ -30,10 +30,10 @@ _CONVOLUTIONS = ((96, 11, True), (256, 5, True), (384, 3, False), (384, 3, False
 class Settings(TrainingSettings):
     """The layers, by their size; the defaults are the paper's."""
 
-    width: float = Field(
+    width: Width[float] = Field(
         1.0, ge=0.05, le=2, description="times the paper's filters: 96, 256, 384, 384, 256; at least 1 each"
     )
-    dense_units: int = Field(4096, ge=1, le=8192, description="units of the first two dense layers")
+    dense_units: Width[int] = Field(4096, ge=1, le=8192, description="units of the first two dense layers")
     dropout: Held[float] = Field(
         0.5, ge=0, lt=1, description="share of values dropped before each of these two"
     )
@@ -84,6 +84,14 @@ def drops(settings: Settings) -> list[float]:
     return [settings.dropout] * 2
 
 
+def widths(settings: Settings) -> list[int]:
+    """The filters of the convolutions, then the units of the first two dense layers."""
+    return [
+        *(_scaled(filters, settings.width) for filters, _, _ in _CONVOLUTIONS),
+        *[settings.dense_units] * 2,
+    ]
+
+
 def fitted(side: int, width: float = 1.0) -> list[Convolution]:
     """The convolutions for images whose shorter side is ``side`` pixels."""
     stride = next((stride for stride in (4, 2) if _last_side(side, stride) >= _LAST_SIDE), 1)
@@ -92,9 +100,13 @@ def fitted(side: int, width: float = 1.0) -> list[Convolution]:
         kernel = min(kernel, 2 * side - 1)
         side = math.ceil(side / stride)
         is_pooled = is_pooled and side >= _POOL
-        convolutions.append(Convolution(max(1, round(filters * width)), kernel, stride, is_pooled))
+        convolutions.append(Convolution(_scaled(filters, width), kernel, stride, is_pooled))
         side, stride = _pooled(side) if is_pooled else side, 1
     return convolutions
+
+
+def _scaled(filters: int, width: float) -> int:
+    return max(1, round(filters * width))
 
 
 def _last_side(side: int, stride: int) -> int:

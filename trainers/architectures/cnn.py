@@ -6,7 +6,7 @@ from pydantic import Field
 
 from trainers.architectures.layers import Activation, Padding, image_map
 from trainers.contract import Infeasible
-from trainers.keras_trainer import Held, TrainingSettings
+from trainers.keras_trainer import Held, TrainingSettings, Width
 
 if TYPE_CHECKING:
     import keras
@@ -19,8 +19,8 @@ class Settings(TrainingSettings):
     """The layers, by their number and size."""
 
     conv_layers: int = Field(2, ge=0, le=8, description="convolutions, each followed by its pool")
-    filters: int = Field(32, ge=1, le=1024, description="filters of the first convolution")
-    filters_ratio: float = Field(
+    filters: Width[int] = Field(32, ge=1, le=1024, description="filters of the first convolution")
+    filters_ratio: Width[float] = Field(
         1.0, ge=0.125, le=4, description="each convolution has this times the filters of the one before"
     )
     kernel_size: int = Field(3, ge=1, le=15, description="side of every kernel")
@@ -32,7 +32,9 @@ class Settings(TrainingSettings):
     conv_dropout_step: Held[float] = Field(
         0.0, ge=0, lt=1, description="added to that share after each further pool"
     )
-    dense_units: int = Field(64, ge=0, le=8192, description="units of the dense layer; 0 = no such layer")
+    dense_units: Width[int] = Field(
+        64, ge=0, le=8192, description="units of the dense layer; 0 = no such layer"
+    )
     dropout: Held[float] = Field(0.0, ge=0, lt=1, description="share of units dropped before the last layer")
     activation: Activation = Field("relu", description="activation of every layer but the last")
 
@@ -64,6 +66,11 @@ def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: f
         stack.append(layers.Dropout(dense_drop))
     stack.append(layers.Dense(num_classes))
     return Sequential(stack)
+
+
+def widths(settings: Settings) -> list[int]:
+    """The filters of each convolution, then the units of the dense layer, if there is one."""
+    return [*_filters(settings), *([settings.dense_units] if settings.dense_units else [])]
 
 
 def _filters(settings: Settings) -> list[int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from trainers.architectures.layers import image_map
-from trainers.keras_trainer import Held, TrainingSettings
+from trainers.keras_trainer import Held, TrainingSettings, Width
 
 if TYPE_CHECKING:
     import keras
@@ -20,8 +20,8 @@ _ADVICE = "use a smaller kernel_size or pool_size"
 class Settings(TrainingSettings):
     """The layers, by their size."""
 
-    filters_1: int = Field(256, ge=1, le=1024, description="filters of the first convolution")
-    filters_2: int = Field(512, ge=1, le=2048, description="filters of the second convolution")
+    filters_1: Width[int] = Field(256, ge=1, le=1024, description="filters of the first convolution")
+    filters_2: Width[int] = Field(512, ge=1, le=2048, description="filters of the second convolution")
     kernel_size: int = Field(3, ge=1, le=15, description="side of both kernels")
     stride: int = Field(2, ge=1, le=8, description="step of the second convolution: maps shrink by this")
     leak: float = Field(
@@ -61,6 +61,11 @@ def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: f
 def drops(settings: Settings) -> list[float]:
     """The rate of each place that may have a dropout layer, in order."""
     return [settings.dropout]
+
+
+def widths(settings: Settings) -> list[int]:
+    """The filters of both convolutions."""
+    return [settings.filters_1, settings.filters_2]
 
 
 def _check_map(settings: Settings, shape: tuple[int, ...]) -> None:

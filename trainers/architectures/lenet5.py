@@ -10,7 +10,7 @@ from pydantic import Field
 
 from trainers.architectures.layers import Activation, Map, Padding, image_map
 from trainers.contract import Infeasible
-from trainers.keras_trainer import Held, TrainingSettings
+from trainers.keras_trainer import Held, TrainingSettings, Width
 
 if TYPE_CHECKING:
     import keras
@@ -22,15 +22,15 @@ _POOL = 2
 class Settings(TrainingSettings):
     """The layers, by their size; the defaults are the paper's."""
 
-    filters_1: int = Field(6, ge=1, le=512, description="filters of the first convolution")
-    filters_2: int = Field(16, ge=1, le=512, description="filters of the second convolution")
+    filters_1: Width[int] = Field(6, ge=1, le=512, description="filters of the first convolution")
+    filters_2: Width[int] = Field(16, ge=1, le=512, description="filters of the second convolution")
     kernel_size: int = Field(5, ge=1, le=15, description="side of both kernels")
     padding: Literal["auto", "same", "valid"] = Field(
         "auto", description="same: convolutions keep their map's size; auto: valid, but same on small images"
     )
     pooling: Literal["average", "max"] = Field("average", description="what each 2x2 pool takes")
-    dense_1: int = Field(120, ge=1, le=4096, description="units of the first dense layer")
-    dense_2: int = Field(84, ge=1, le=4096, description="units of the second dense layer")
+    dense_1: Width[int] = Field(120, ge=1, le=4096, description="units of the first dense layer")
+    dense_2: Width[int] = Field(84, ge=1, le=4096, description="units of the second dense layer")
     dropout: Held[float] = Field(0.0, ge=0, lt=1, description="share of units dropped before the last layer")
     activation: Activation = Field("tanh", description="activation of every layer but the last")
 
@@ -62,6 +62,11 @@ def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: f
 def drops(settings: Settings) -> list[float]:
     """The rate of each place that may have a dropout layer, in order."""
     return [settings.dropout]
+
+
+def widths(settings: Settings) -> list[int]:
+    """The filters of both convolutions, then the units of both dense layers."""
+    return [settings.filters_1, settings.filters_2, settings.dense_1, settings.dense_2]
 
 
 def _padding(settings: Settings, image: Map) -> Padding:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from trainers.architectures.layers import Activation, Padding, image_map
-from trainers.keras_trainer import Held, TrainingSettings
+from trainers.keras_trainer import Held, TrainingSettings, Width
 
 if TYPE_CHECKING:
     import keras
@@ -21,14 +21,16 @@ class Settings(TrainingSettings):
     """The layers, by their number and size."""
 
     conv_layers: int = Field(2, ge=1, le=5, description="convolutions before the one pool")
-    filters: int = Field(
+    filters: Width[int] = Field(
         32, ge=1, le=256, description="filters of the first convolution; each further one has twice as many"
     )
     kernel_size: int = Field(3, ge=1, le=15, description="side of every kernel")
     padding: Padding = Field("valid", description="same: a convolution keeps its map's size")
     pool_size: int = Field(2, ge=1, le=16, description="side of the max pool; 1 = no pooling")
     conv_dropout: Held[float] = Field(0.25, ge=0, lt=1, description="share of values dropped after the pool")
-    dense_units: int = Field(64, ge=0, le=4096, description="units of the dense layer; 0 = no such layer")
+    dense_units: Width[int] = Field(
+        64, ge=0, le=4096, description="units of the dense layer; 0 = no such layer"
+    )
     dropout: Held[float] = Field(0.5, ge=0, lt=1, description="share of units dropped before the last layer")
     activation: Activation = Field("relu", description="activation of every layer but the last")
 
@@ -42,10 +44,10 @@ def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: f
     from keras import Input, Sequential, layers
 
     stack: list[Any] = [Input(shape), layers.Rescaling(1 / scale)]
-    for number in range(settings.conv_layers):
+    for filters in _filters(settings):
         stack.append(
             layers.Conv2D(
-                settings.filters * 2**number,
+                filters,
                 settings.kernel_size,
                 padding=settings.padding,
                 activation=settings.activation,
@@ -67,6 +69,15 @@ def build(settings: Settings, shape: tuple[int, ...], num_classes: int, scale: f
 def drops(settings: Settings) -> list[float]:
     """The rate of each place that may have a dropout layer, in order."""
     return [settings.conv_dropout, settings.dropout]
+
+
+def widths(settings: Settings) -> list[int]:
+    """The filters of each convolution, then the units of the dense layer, if there is one."""
+    return [*_filters(settings), *([settings.dense_units] if settings.dense_units else [])]
+
+
+def _filters(settings: Settings) -> list[int]:
+    return [settings.filters * 2**number for number in range(settings.conv_layers)]
 
 
 def _check_maps(settings: Settings, shape: tuple[int, ...]) -> None:

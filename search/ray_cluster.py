@@ -1,0 +1,65 @@
+"""Starts Ray on this machine, or connects to a cluster, while the driver does other things.
+
+Apart from the runner, since importing Tune takes longer than importing Ray: that too is done meanwhile.
+"""
+
+import logging
+import os
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from functools import partial
+
+# Read by Ray when it is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave a CPU trial's environment alone
+
+import ray
+
+from search.events import RunFailed
+from search.folder import RunFolder
+from search.runner import Runner
+from search.search import Search
+from search.trial_loop import Training
+from spaces.sweep import Resources, Sweep
+
+
+def start(sweep: Sweep, afterwards: ExitStack) -> Runner:
+    """See ``runner.Start``. Uses the cluster at RAY_ADDRESS if that is set, else one of its own.
+
+    The runner raises RunFailed when this machine has no room for a trial, and as ``ray_runner.run`` does.
+    """
+    if ray.is_initialized():
+        return partial(_run, None)
+    # In a thread Ray leaves the handlers of signals as they are; its processes end with the thread.
+    thread = afterwards.enter_context(ThreadPoolExecutor(1, "connect"))
+    connecting = thread.submit(_connect, sweep)
+    afterwards.callback(ray.shutdown)  # takes a second or more
+    afterwards.callback(wait, [connecting])
+    return partial(_run, connecting)
+
+
+def _connect(sweep: Sweep) -> None:
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if address := os.environ.get("RAY_ADDRESS"):  # a cluster elsewhere may grow; this machine does not
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    _check_room(sweep.resources)
+
+
+def _run(connecting: Future[None] | None, search: Search, training: Training, folder: RunFolder) -> None:
+    from search.ray_runner import run
+
+    if connecting:
+        connecting.result()
+    run(search, training, folder)
+
+
+def _check_room(resources: Resources) -> None:
+    total = ray.cluster_resources()
+    for name, amount in (("CPU", resources.cpu), ("GPU", resources.gpu)):
+        if amount > total.get(name, 0):
+            raise RunFailed(
+                f"each trial asks for {amount:g} {name}s and this machine has {total.get(name, 0):g}: "
+                f"resume the run with --set resources.{name.lower()}=..., or on a cluster: set RAY_ADDRESS"
+            )
