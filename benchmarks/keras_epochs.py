@@ -29,6 +29,8 @@ sys.path.insert(0, str(ROOT))
 
 DATA = ("digits", "28x28")
 SETTINGS: dict[str, Any] = {"batch_size": 32}
+SIZES = ((1, 4), (1, 8), (8, 64), (8, 64))
+ACTIVATIONS = ("relu", "elu", "gelu", "tanh", "leaky_relu", "selu")
 FEW = 320
 """Rows to measure a start by."""
 
@@ -96,15 +98,17 @@ def _fit(data: str, epochs: int, in_one: bool, **settings: Any) -> Iterator[floa
 
 
 def time_start(data: str) -> dict[str, float]:
-    """Of two trials of one structure, after one of another has warmed the process up.
+    """Of three trials of one structure, the last of other widths, after one of another structure has warmed
+    the process up.
 
     On few rows: starting takes as long on many, and an epoch less, of which it is told apart.
     """
-    list(_ours(data, 3, FEW, filters=5))
+    list(_ours(data, 3, FEW))
     one = list(_ours(data, 6, FEW, dropout=0.2))
     other = list(_ours(data, 6, FEW, dropout=0.4, learning_rate=1e-2))
     epoch = min(one[1:] + other[1:])
-    return {"first": one[0] - epoch, "second": other[0] - epoch}
+    wider = list(_ours(data, 6, FEW, dropout=0.3, filters=40, dense_units=90))
+    return {"first": one[0] - epoch, "second": other[0] - epoch, "wider": wider[0] - min(wider[1:])}
 
 
 def time_epochs(data: str, arm: str, epochs: int = 8) -> dict[str, float]:
@@ -137,8 +141,15 @@ def measure_memory(trials: int) -> dict[str, float]:
     chance = np.random.default_rng(0)
     used = {}
     for number in range(1, trials + 1):
-        filters, units = (int(chance.integers(8, 64)) for _ in range(2))
-        list(_ours("digits", 2, filters=filters, dense_units=units, dropout=float(chance.uniform(0.1, 0.5))))
+        layers, kernel, filters, units = (int(chance.integers(*ends)) for ends in SIZES)
+        structure = {
+            "conv_layers": layers,
+            "kernel_size": kernel,
+            "activation": str(chance.choice(ACTIVATIONS)),
+            "padding": "same",
+            "dropout": float(chance.choice([0.0, 0.3])),
+        }
+        list(_ours("digits", 2, filters=filters, dense_units=units, **structure))
         if number % max(1, trials // 10) == 0:
             used[str(number)] = _resident_mb()
     return used
@@ -199,12 +210,14 @@ def main() -> None:
     for key, name in (
         ("first", "ms to start the first trial of a structure"),
         ("second", "  the second one"),
+        ("wider", "  the third one, of other widths"),
     ):
         table.add_row(
             name, *(f"{1e3 * statistics.median(s[key] for s in starts[data]):.0f}" for data in DATA)
         )
-    shares = [statistics.median(s["second"] / s["first"] for s in starts[data]) for data in DATA]
-    table.add_row("  second / first (goal 0.05)", *(f"{share:.3f}" for share in shares))
+    for key, name in (("second", "  second / first (goal 0.05)"), ("wider", "  third / first")):
+        shares = [statistics.median(s[key] / s["first"] for s in starts[data]) for data in DATA]
+        table.add_row(name, *(f"{share:.3f}" for share in shares))
     table.add_section()
     arms = ("ours", "fit", "fit, all steps in one")
     times = {

@@ -1,9 +1,9 @@
 """Compiled models that outlive their trial: the next one of the same structure starts without compiling.
 
 Compiling a small model takes longer than an epoch of it. Whatever changes no graph (weights, the optimizer's
-state, rates of every kind) is therefore held in variables, and a program that one trial gives back becomes
-the next one's by assigning all of them. A new program goes through the very same assignments, so that a trial
-cannot tell whether it was the first.
+state, rates of every kind, widths on TensorFlow) is therefore held in variables, and a program that one trial
+gives back becomes the next one's by assigning all of them. A new program goes through the very same
+assignments, so that a trial cannot tell whether it was the first.
 """
 
 import weakref
