@@ -1,8 +1,5 @@
 """A Gaussian process over (params, epoch): proposes what has the highest expected improvement per second.
 
-Until it knows enough, it goes along a Sobol sequence: the first trials, which many workers start before any
-has ended, cover the space more evenly than by chance.
-
 Every value at a rung teaches it, also that of a trial which went no further: how a configuration would end is
 extrapolated along the epochs. Values are replaced by their ranks, so that neither a loss that explodes nor
 accuracies crowded below 1 bend the model, and NaN, failed and infeasible are simply the worst there is.
@@ -26,7 +23,6 @@ from threadpoolctl import ThreadpoolController
 
 from search.events import Ending
 from search.gaussian_process import Array, Process, expected_improvement, fit, normal_scores, ridge
-from search.suggesters import Sobol
 from spaces.params import Choice, Param, Space, Value, among
 
 _ALGEBRA = ThreadpoolController()
@@ -60,7 +56,6 @@ class GaussianProcessSuggester:
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         self._cube = Cube(space)
-        self._even = Sobol(space, seed)
         self._seed = seed
         self._epochs = epochs
         self._rungs = {*rungs, epochs}
@@ -105,11 +100,12 @@ class GaussianProcessSuggester:
 
     def _propose(self, number: int) -> dict[str, Value]:
         self._fit_if_due()
+        chance = np.random.default_rng([self._seed, number])
         if number == 1:
             return self._cube.first(self._defaults)
         if self._theta is None:
-            return self._even.suggest(number)
-        return self._most_promising(self._theta, np.random.default_rng([self._seed, number]))
+            return self._cube.params(chance.random(self._cube.dims))
+        return self._most_promising(self._theta, chance)
 
     def _start(self, number: int, params: Mapping[str, Value]) -> None:
         self._points[number] = self._cube.point(params)

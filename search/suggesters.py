@@ -5,7 +5,6 @@ same log gives the same next suggestion, before and after a crash.
 """
 
 from collections.abc import Collection
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -111,17 +110,17 @@ class Sobol(_Deaf):
     """
 
     def __init__(self, space: Space, seed: int) -> None:
-        from scipy.stats import qmc  # takes a second: here, before any worker waits for a trial
-
         self._space = space
-        self._sequence = partial(qmc.Sobol, len(space.params), scramble=True, rng=seed)
+        self._seed = seed
 
     def suggest(self, number: int) -> dict[str, Value]:
         point = dict(zip(self._space.params, self._point(number), strict=True))
         return self._space.fill(lambda name, param: param.from_unit(point[name]))
 
     def _point(self, number: int) -> list[float]:
-        sequence: Any = self._sequence()
+        from scipy.stats import qmc
+
+        sequence: Any = qmc.Sobol(len(self._space.params), scramble=True, rng=self._seed)
         if number > 1:  # SciPy 1.17 cannot go forward by nothing
             sequence.fast_forward(number - 1)
         return [float(u) for u in sequence.random(1)[0]]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from search.gaussian_process import Process, expected_improvement, fit, matern, misfit, normal_scores, ridge
 from search.gp_suggester import KEPT, MEMORY, Cube, GaussianProcessSuggester
-from search.suggesters import Random, Sobol, Suggester
+from search.suggesters import Random, Suggester
 from spaces.params import Choice, Float, Int, Space, Value
 
 Array = NDArray[np.float64]
@@ -253,12 +253,6 @@ def test_alone_on_one_worker_seconds_change_nothing() -> None:
     assert costs_proposed(0, seed=0) == costs_proposed(0, seed=0, has_costs=False)
 
 
-def test_trials_before_anything_is_known_go_along_a_sobol_sequence() -> None:
-    suggester, even = make(), Sobol(MIXED, 0)
-    suggester.suggest(1)
-    assert [suggester.suggest(number) for number in range(2, 40)] == [even.suggest(n) for n in range(2, 40)]
-
-
 def test_a_small_space_is_tried_out_before_anything_comes_again() -> None:
     space = Space({"a": Choice((1, 2, 3)), "b": Int(1, 4)})
     suggester = GaussianProcessSuggester(space, 0, epochs=1)
@@ -268,7 +262,7 @@ def test_a_small_space_is_tried_out_before_anything_comes_again() -> None:
         seen.append((params["a"], params["b"]))
         suggester.report(number, 1, float(params["b"]), seconds=1.0)
         suggester.finish(number, "complete", 0.0)
-    assert len(set(seen)) >= 11, "the first few may come twice"
+    assert len(set(seen)) >= 11, "the first few come by chance"
 
 
 def test_memory_stays_bounded_and_keeps_the_best() -> None:
