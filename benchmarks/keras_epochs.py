@@ -29,7 +29,8 @@ sys.path.insert(0, str(ROOT))
 
 DATA = ("digits", "28x28")
 SETTINGS: dict[str, Any] = {"batch_size": 32}
-SIZES = ((1, 4), (1, 8), (8, 64), (8, 64))
+SIZES = ((1, 4), (1, 4), (8, 64), (8, 64))
+OPTIMIZERS = ("adam", "nadam", "rmsprop", "sgd", "adagrad", "adadelta")
 ACTIVATIONS = ("relu", "elu", "gelu", "tanh", "leaky_relu", "selu")
 FEW = 320
 """Rows to measure a start by."""
@@ -146,7 +147,7 @@ def measure_memory(trials: int) -> dict[str, float]:
             "conv_layers": layers,
             "kernel_size": kernel,
             "activation": str(chance.choice(ACTIVATIONS)),
-            "padding": "same",
+            "optimizer": str(chance.choice(OPTIMIZERS)),
             "dropout": float(chance.choice([0.0, 0.3])),
         }
         list(_ours("digits", 2, filters=filters, dense_units=units, **structure))

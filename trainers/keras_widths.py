@@ -10,12 +10,22 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from trainers.contract import TrainError
+
 
 class Widths:
     """Of a ``Sequential`` model whose only layers with weights are two-dimensional convolutions and dense
-    ones. The last of these keeps its width, which is the number of classes."""
+    ones, all with a bias. The last of these keeps its width, which is the number of classes.
+
+    Raises TrainError for any other layer with weights.
+    """
 
     def __init__(self, model: Any) -> None:
+        if others := {type(layer).__name__ for layer in model.layers if layer.weights} - set(_CALLS):
+            raise TrainError(
+                f"widths cannot be left open in a model with {', '.join(sorted(others))}; known: "
+                f"{', '.join(_CALLS)}; take widths() out of its architecture"
+            )
         self._model = model
         self._weighted = [layer for layer in model.layers if layer.weights]
         self._slots: dict[str, list[Any]] = {}

@@ -9,8 +9,8 @@ import pytest
 
 from tests.trainers.test_keras_programs import OTHER_NUMBERS, OTHER_WIDTHS, SMALL, settings_of, trained
 from trainers import keras_programs
-from trainers.contract import Fold
-from trainers.keras_trainer import KerasTrainer
+from trainers.contract import Fold, TrainError
+from trainers.keras_trainer import KerasTrainer, TrainingSettings
 
 WITH_WIDTHS = [name for name, widths in OTHER_WIDTHS.items() if widths]
 
@@ -45,6 +45,26 @@ def test_what_a_used_program_saves_predicts_the_same_in_a_model_of_fixed_widths(
     tolerance = 1e-6 if precision == "float32" else 2e-2
     np.testing.assert_allclose(predicted, first.probabilities, atol=tolerance)
     epochs.close()
+
+
+class Normalized:
+    """An architecture that tells widths and has a layer whose width nobody could change."""
+
+    Settings = TrainingSettings
+
+    def widths(self, settings: Any) -> list[int]:
+        return [3]
+
+    def build(self, settings: Any, shape: tuple[int, ...], num_classes: int, scale: float) -> Any:
+        from keras import Input, Sequential, layers
+
+        stack = [layers.Flatten(), layers.Dense(3), layers.BatchNormalization(), layers.Dense(num_classes)]
+        return Sequential([Input(shape), *stack])
+
+
+def test_other_layers_with_weights_are_refused_by_name(fold: Fold) -> None:
+    with pytest.raises(TrainError, match="model with BatchNormalization; known: Conv2D, Dense"):
+        trained(KerasTrainer("normalized", Normalized()), fold)
 
 
 def test_what_an_optimizer_remembers_has_the_shape_of_its_weights(fold: Fold) -> None:
