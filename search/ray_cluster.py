@@ -5,8 +5,9 @@ Apart from the runner, since importing Tune takes longer than importing Ray: tha
 
 import logging
 import os
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 # Read by Ray when it is imported.
@@ -14,6 +15,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave a CPU trial's environment alone
 
 import ray
+from ray._private.node import Node
 
 from search.events import RunFailed
 from search.folder import RunFolder
@@ -21,6 +23,8 @@ from search.runner import Runner
 from search.search import Search
 from search.trial_loop import Training
 from spaces.sweep import Resources, Sweep
+
+_IDLERS = ("start_api_server", "start_monitor", "start_log_monitor")
 
 
 def start(sweep: Sweep, afterwards: ExitStack) -> Runner:
@@ -33,7 +37,7 @@ def start(sweep: Sweep, afterwards: ExitStack) -> Runner:
     # In a thread Ray leaves the handlers of signals as they are; its processes end with the thread.
     thread = afterwards.enter_context(ThreadPoolExecutor(1, "connect"))
     connecting = thread.submit(_connect, sweep)
-    afterwards.callback(ray.shutdown)  # takes a second or more
+    afterwards.callback(ray.shutdown)
     afterwards.callback(wait, [connecting])
     return partial(_run, connecting)
 
@@ -43,8 +47,27 @@ def _connect(sweep: Sweep) -> None:
     if address := os.environ.get("RAY_ADDRESS"):  # a cluster elsewhere may grow; this machine does not
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return
-    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    with _without_idlers():
+        ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     _check_room(sweep.resources)
+
+
+@contextmanager
+def _without_idlers() -> Iterator[None]:
+    """Spare a cluster of one run on one machine what does nothing for it, and a third of its start.
+
+    Ray waits for its dashboard's server even where there is to be no dashboard, and starts an autoscaler that
+    has no machines to add and a reader of logs that nobody asked to see. ``ray.init`` has no option for them.
+    The names are Ray's own, and may change: what is not found is started.
+    """
+    kept = {name: getattr(Node, name) for name in _IDLERS if hasattr(Node, name)}
+    for name in kept:
+        setattr(Node, name, lambda node, **options: None)
+    try:
+        yield
+    finally:
+        for name, start in kept.items():
+            setattr(Node, name, start)
 
 
 def _run(connecting: Future[None] | None, search: Search, training: Training, folder: RunFolder) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import os
-from contextlib import ExitStack
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,22 @@ def test_workers_stay_and_read_the_data_in_shared_memory(tmp_path: Path) -> None
     assert len(seen) == 20
     assert len({witness["pid"] for witness in seen}) <= (os.cpu_count() or 1), "no process per trial"
     assert all("/plasma" in witness["memory"] for witness in seen), "no copy per process"
+
+
+@pytest.mark.ray
+def test_cluster_of_one_run_starts_nothing_that_does_nothing_for_it(tmp_path: Path) -> None:
+    started = set[str]()
+
+    @contextmanager
+    def watch(_: Search) -> Iterator[None]:
+        yield
+        command = ["ps", "-ww", "--ppid", str(os.getpid()), "-o", "args="]
+        tree = subprocess.run(command, capture_output=True, text=True)
+        started.update(Path(word).name for word in tree.stdout.split() if "/ray/" in word)
+
+    run_sweep(make_sweep(), tmp_path / "run", "ray", watch=watch)
+    assert {"gcs_server", "raylet"} <= started
+    assert not started & {"dashboard.py", "monitor.py", "log_monitor.py"}
 
 
 @pytest.mark.ray
