@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 # Read by Ray when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave a CPU trial's environment alone
 
 import ray
-from ray._private.node import Node
 
 from search.events import RunFailed
 from search.folder import RunFolder
@@ -60,14 +60,15 @@ def _without_idlers() -> Iterator[None]:
     has no machines to add and a reader of logs that nobody asked to see. ``ray.init`` has no option for them.
     The names are Ray's own, and may change: what is not found is started.
     """
-    kept = {name: getattr(Node, name) for name in _IDLERS if hasattr(Node, name)}
+    node: Any = getattr(getattr(ray._private, "node", None), "Node", None)
+    kept = {name: getattr(node, name) for name in _IDLERS if hasattr(node, name)}
     for name in kept:
-        setattr(Node, name, lambda node, **options: None)
+        setattr(node, name, lambda self, **options: None)
     try:
         yield
     finally:
-        for name, start in kept.items():
-            setattr(Node, name, start)
+        for name, method in kept.items():
+            setattr(node, name, method)
 
 
 def _run(connecting: Future[None] | None, search: Search, training: Training, folder: RunFolder) -> None:

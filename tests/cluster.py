@@ -174,7 +174,7 @@ def running(folder: Path) -> dict[int, str]:
         if not entry.name.isdigit():
             continue
         try:
-            parents[int(entry.name)] = int(_stat(int(entry.name))[1])
+            parents[int(entry.name)] = int(stat_of(int(entry.name))[1])
             if mark in (entry / "environ").read_bytes().split(b"\0"):
                 members.add(int(entry.name))
         except OSError:  # it ended meanwhile, or belongs to somebody else
@@ -190,13 +190,13 @@ def running(folder: Path) -> dict[int, str]:
 def _born(pid: int) -> str | None:
     """When a process began, which with its id names it for good; None when it has ended."""
     try:
-        stat = _stat(pid)
+        stat = stat_of(pid)
     except OSError:
         return None
     return None if stat[0] in "ZX" else stat[19]
 
 
-def _stat(pid: int) -> list[str]:
+def stat_of(pid: int) -> list[str]:
     """The fields of /proc/<pid>/stat from the state on: state, parent, group, session, ..."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 

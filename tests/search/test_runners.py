@@ -2,9 +2,8 @@
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from search.folder import RunFolder
 from search.results import Results
 from search.search import Report, Search
 from search.trial_loop import Training
+from tests.cluster import stat_of
 from tests.search.conftest import make_sweep, start
 from tests.tiny import Softmax, TinySettings
 from trainers.contract import Fold, Infeasible
@@ -112,9 +112,11 @@ def test_cluster_of_one_run_starts_nothing_that_does_nothing_for_it(tmp_path: Pa
     @contextmanager
     def watch(_: Search) -> Iterator[None]:
         yield
-        command = ["ps", "-ww", "--ppid", str(os.getpid()), "-o", "args="]
-        tree = subprocess.run(command, capture_output=True, text=True)
-        started.update(Path(word).name for word in tree.stdout.split() if "/ray/" in word)
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it may end meanwhile
+                if stat_of(int(process.name))[1] == str(os.getpid()):
+                    words = (process / "cmdline").read_text().split("\0")
+                    started.update(Path(word).name for word in words if "/ray/" in word)
 
     run_sweep(make_sweep(), tmp_path / "run", "ray", watch=watch)
     assert {"gcs_server", "raylet"} <= started

@@ -16,8 +16,7 @@ _FILES = {"iris": "iris.csv", "wine": "wine_data.csv", "breast_cancer": "breast_
 def read_sklearn(name: Literal["digits", "iris", "wine", "breast_cancer"]) -> Rows:
     """One of the small sets that scikit-learn ships; digits as images, the others as vectors.
 
-    As its ``load_digits`` and so on have them. They would import all of scikit-learn, which takes as long as
-    Ray takes to start.
+    As its ``load_digits`` and so on have them, which would import all of scikit-learn: a second and more.
     """
     source = f"Shipped with scikit-learn {importlib.metadata.version('scikit-learn')}."
     if name == "digits":
