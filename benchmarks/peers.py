@@ -8,8 +8,9 @@
 Needs `pip install -e .[bench]`. Every arm is a process of its own, timed from outside, start-up included, and
 the arms take turns, so that whatever else the machine does meets all of them. All are given the same space,
 build function, rows, cap on epochs and number of trials, and two cores: two workers of one TensorFlow thread
-each, or one process of two threads. With ``--keep``, what was measured is appended to a file, one line each,
-and what that file holds is not measured again.
+each, or one process of two threads, with the same kernels of TensorFlow (oneDNN's, which it otherwise takes
+on some CPUs only). With ``--keep``, what was measured is appended to a file, one line each, and what that
+file holds is not measured again.
 """
 
 import argparse
@@ -203,6 +204,7 @@ def _environment(threads: int) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, places)),
         "TF_NUM_INTRAOP_THREADS": str(threads),
         "OMP_NUM_THREADS": str(threads),
+        "TF_ENABLE_ONEDNN_OPTS": "1",  # as ours has it: the kernels are to make no difference
     }
 
 

@@ -20,6 +20,7 @@ from trainers.contract import WEIGHTS, Fold, TrainError
 from trainers.keras_formats import FORMATS
 
 _MOST_ROWS_AT_ONCE = 256  # when predicting, so that memory stays bounded
+_XLA_DETERMINISM = "xla_gpu_deterministic_ops"
 
 
 @cache
@@ -27,8 +28,10 @@ def import_keras() -> Any:
     """Keras, set up once for a process that trains one model after another."""
     # Read once, when a backend is first imported. Whoever set them before wins.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # else its fast kernels are for AVX-512 alone
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # workers may share a GPU
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the same for JAX
+    _ask_xla_for_determinism()
     with _stderr_closed(), _no_collections(), _without("sklearn"):  # of use to wrappers only, and slow
         import keras
 
@@ -42,6 +45,13 @@ def import_keras() -> Any:
             tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     gc.freeze()  # what is loaded stays: a warm worker looks for garbage often, and need not look there
     return keras
+
+
+def _ask_xla_for_determinism() -> None:
+    """Else a GPU adds up in any order, and by whichever kernel was quicker when a program was compiled."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _XLA_DETERMINISM not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{_XLA_DETERMINISM}=true".strip()
 
 
 def backend() -> str:
