@@ -184,10 +184,11 @@ PARTS: dict[str, Callable[..., dict[str, float]]] = {
 }
 
 
-def measure(part: str, threads: int = 1, **options: Any) -> dict[str, float]:
+def measure(part: str, threads: int = 1, onednn: bool = True, **options: Any) -> dict[str, float]:
     environment = os.environ | {
         "TF_NUM_INTRAOP_THREADS": str(threads),
         "OMP_NUM_THREADS": str(threads),
+        "TF_ENABLE_ONEDNN_OPTS": str(int(onednn)),
         "CUDA_VISIBLE_DEVICES": "",
     }
     arguments = json.dumps({"part": part, **options})
@@ -232,8 +233,11 @@ def main() -> None:
         arm: [_median("time_epochs", "epoch", options.repeats, data=data, arm=arm) for data in DATA]
         for arm in arms
     }
-    for arm in arms:
-        table.add_row(f"ms an epoch with its predictions, {arm}", *(f"{1e3 * s:.0f}" for s in times[arm]))
+    times["ours, without oneDNN's kernels"] = [
+        _median("time_epochs", "epoch", options.repeats, onednn=False, data=data, arm="ours") for data in DATA
+    ]
+    for arm, of_data in times.items():
+        table.add_row(f"ms an epoch with its predictions, {arm}", *(f"{1e3 * s:.0f}" for s in of_data))
     scores = [_median("time_metrics", "score", options.repeats, data=data) for data in DATA]
     table.add_row("ms to score it", *(f"{1e3 * s:.2f}" for s in scores))
     ratios = [score / epoch for score, epoch in zip(scores, times["ours"], strict=True)]

@@ -7,18 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.replay import (
-    ARMS,
-    PEERS,
-    Clock,
-    Hyperband,
-    Simulation,
-    Trace,
-    load_tasks,
-    mean_regret,
-    search_for,
-    share,
-)
+from benchmarks.replay import mean_regret, search_for, share
+from benchmarks.replay_arms import ARMS, PEERS, Hyperband
+from benchmarks.simulated_workers import Clock, Simulation, Trace, load_tasks
 from spaces.params import Choice, Float, Int
 
 N, EPOCHS = 60, 27

@@ -540,6 +540,41 @@ def test_exports_give_probabilities_of_stored_rows_without_our_code(
         np.testing.assert_allclose(np.load(tmp_path / f"{file}.npy"), probabilities, atol=close)
 
 
+ONEDNN_AND_XLA = """
+import os
+from trainers.keras_models import import_keras
+import_keras()
+from tensorflow.python.util import _pywrap_util_port
+print(_pywrap_util_port.IsMklEnabled(), os.environ["XLA_FLAGS"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "True --xla_gpu_deterministic_ops=true"),
+        ({"XLA_FLAGS": "--xla_dump_to=x"}, "True --xla_dump_to=x --xla_gpu_deterministic_ops=true"),
+        (
+            {"TF_ENABLE_ONEDNN_OPTS": "0", "XLA_FLAGS": "--xla_gpu_deterministic_ops=false"},
+            "False --xla_gpu_deterministic_ops=false",
+        ),
+    ],
+    ids=["left out", "another flag", "both given"],
+)
+def test_kernels_are_the_fast_and_exact_ones_unless_their_user_says_otherwise(
+    given: dict[str, str], told: str
+) -> None:
+    inherited = {k: v for k, v in os.environ.items() if k not in ("TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS")}
+    done = subprocess.run(
+        [sys.executable, "-c", ONEDNN_AND_XLA],
+        env={**inherited, "KERAS_BACKEND": "tensorflow", **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == told
+
+
 def test_export_refuses_what_it_cannot_write(trainer: Trainer, fold: Fold, tmp_path: Path) -> None:
     next(iter(epochs_of(trainer, fold))).save(tmp_path, 0.5)
     predictor = trainer.load(tmp_path)
