@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.contract import WEIGHTS, Fold, TrainError
+from trainers.keras_draws import drawn_by_numpy
 from trainers.keras_formats import FORMATS
 
 _MOST_ROWS_AT_ONCE = 256  # when predicting, so that memory stays bounded
@@ -43,6 +44,9 @@ def import_keras() -> Any:
         if not tensorflow.config.list_physical_devices("GPU"):
             # Rewriting graphs is a fifth of compiling a small model, and on a CPU no epoch gets shorter.
             tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    else:
+        with _without("tensorflow"):  # Keras would import it to seed it too; exporting still can
+            keras.utils.set_random_seed(0)
     gc.freeze()  # what is loaded stays: a warm worker looks for garbage often, and need not look there
     return keras
 
@@ -121,7 +125,8 @@ def seeded(seed: int, precision: str) -> Iterator[None]:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        yield
+        with drawn_by_numpy():
+            yield
     finally:
         keras.config.set_dtype_policy(before)
 

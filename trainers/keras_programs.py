@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainers.keras_draws import drawn_by_numpy
 from trainers.keras_epochs import compiled
 from trainers.keras_models import ready_to_train
 from trainers.keras_widths import Widths
@@ -135,10 +136,10 @@ class Program:
         if self._widths:
             self._widths.set(numbers.widths or ())
         if self.is_drawn:
-            for (variable, initializer), own in zip(
-                self._weights, _seeds(seed, len(self._weights)), strict=True
-            ):
-                variable.assign(_seeded(initializer, own)(variable.shape, variable.dtype))
+            seeds = _seeds(seed, len(self._weights))
+            with drawn_by_numpy():
+                for (variable, initializer), own in zip(self._weights, seeds, strict=True):
+                    variable.assign(_seeded(initializer, own)(variable.shape, variable.dtype))
         layers = [*self.model.variables, *(self.augment.variables if self.augment else [])]
         states = [variable for variable in layers if variable.name == "seed_generator_state"]
         for variable, own in zip(states, _seeds(seed, len(states), 1), strict=True):
