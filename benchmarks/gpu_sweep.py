@@ -5,11 +5,11 @@
 
 Needs JAX, which the project does not: pip install jax (for a GPU: pip install "jax[cuda13]").
 
-The sweeps are those of peers.py. Plain Keras then trains what the sweep of one at a time trained, in its
-order: each configuration for as many epochs, by `fit` in one process, and predicts the validation rows after
-each. Epochs per second are all epochs but the first by the seconds after it: starting Python, Ray and Keras
-is left out, compiling is not, of which every new structure takes some. ``--seconds`` ends each arm after so
-much training; the rates of arms that were ended tell of the trials that they came to.
+The sweeps are those of peers.py. Plain Keras trains what the first of them trained, in its order: each
+configuration for as many epochs, by `fit` in one process, and predicts the validation rows after each. Epochs
+per second are all epochs but the first by the seconds after it: starting Python, Ray and Keras is left out,
+compiling is not, of which every new structure takes some. ``--seconds`` ends each arm after so much training;
+the rates of arms that were ended tell of the trials that they came to.
 """
 
 import argparse

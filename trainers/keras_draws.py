@@ -1,7 +1,7 @@
 """First weights drawn by NumPy where the backend would compile a program for each of their shapes."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,18 +11,22 @@ from numpy.typing import NDArray
 _Draw = Callable[..., NDArray[np.float64]]
 
 
-@contextmanager
-def drawn_by_numpy() -> Iterator[None]:
-    """While it is open, Keras's initializers draw the same distributions with NumPy, if the backend is JAX.
+def quick_draws() -> AbstractContextManager[None]:
+    """`drawn_by_numpy` on JAX; other backends draw at once, and are left alone.
 
     JAX compiles a program for every shape, which takes as long as compiling the training of a small model.
-    What is drawn from a stream of random numbers, as by a layer of dropout, is left to it.
     """
     import keras
 
-    if keras.config.backend() != "jax":
-        yield
-        return
+    return drawn_by_numpy() if keras.config.backend() == "jax" else nullcontext()
+
+
+@contextmanager
+def drawn_by_numpy() -> Iterator[None]:
+    """While it is open, Keras's initializers draw the same distributions with NumPy.
+
+    What is drawn from a stream of random numbers, as by a layer of dropout, is left to the backend.
+    """
     from keras.src.backend import random  # where initializers take their numbers from; no public name has it
 
     kept = {name: getattr(random, name) for name in _DRAWS}

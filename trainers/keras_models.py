@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.contract import WEIGHTS, Fold, TrainError
-from trainers.keras_draws import drawn_by_numpy
+from trainers.keras_draws import quick_draws
 from trainers.keras_formats import FORMATS
 
 _MOST_ROWS_AT_ONCE = 256  # when predicting, so that memory stays bounded
@@ -125,7 +125,7 @@ def seeded(seed: int, precision: str) -> Iterator[None]:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        with drawn_by_numpy():
+        with quick_draws():
             yield
     finally:
         keras.config.set_dtype_policy(before)

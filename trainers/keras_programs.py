@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.keras_draws import drawn_by_numpy
+from trainers.keras_draws import quick_draws
 from trainers.keras_epochs import compiled
 from trainers.keras_models import ready_to_train
 from trainers.keras_widths import Widths
@@ -137,7 +137,7 @@ class Program:
             self._widths.set(numbers.widths or ())
         if self.is_drawn:
             seeds = _seeds(seed, len(self._weights))
-            with drawn_by_numpy():
+            with quick_draws():
                 for (variable, initializer), own in zip(self._weights, seeds, strict=True):
                     variable.assign(_seeded(initializer, own)(variable.shape, variable.dtype))
         layers = [*self.model.variables, *(self.augment.variables if self.augment else [])]
