@@ -2,9 +2,10 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile
 STAMP := .venv/installed
 
-.PHONY: setup demo test lint types contracts fast heavy clean
+.PHONY: setup demo test lint types contracts fast jax heavy clean
 .NOTPARALLEL:  # the checks share two cores at worst, and read best one after another
 
 setup: $(STAMP)
@@ -21,7 +22,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/rungwise run spaces/catalog/digits/cnn.yaml --name demo-$$(date +%Y%m%d-%H%M%S)
 
-test: lint types contracts fast heavy
+test: lint types contracts fast jax heavy
 
 lint: setup
 	$(BIN)/ruff check
@@ -33,12 +34,16 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports --no-logo
 
-# The tests without a mark: no cluster, no browser.
+# No cluster, no browser.
 fast: setup
-	$(BIN)/python -m pytest -q -m "not ray and not browser and not slow"
+	$(PYTEST) -m "not ray and not browser and not slow"
+
+# Those of what each backend of Keras does in its own way.
+jax: setup
+	KERAS_BACKEND=jax $(PYTEST) -m jax
 
 heavy: setup
-	$(BIN)/python -m pytest -q -m "ray or browser or slow" --durations=10
+	$(PYTEST) -m "ray or browser or slow" --durations=10
 
 # Runs are kept: they are results, not by-products.
 clean:

@@ -80,7 +80,8 @@ def _ours(data: str, epochs: int, rows: int | None = None, **settings: Any) -> I
 
 def _fit(data: str, epochs: int, in_one: bool, **settings: Any) -> Iterator[float]:
     from trainers.architectures import cnn
-    from trainers.keras_models import fresh_session, import_keras
+    from trainers.keras_backend import import_keras
+    from trainers.keras_models import fresh_session
 
     keras, fold, made = import_keras(), fold_of(data), cnn.Settings(**SETTINGS, **settings)
     x, valid = fold.x_train.astype(np.float32), fold.x_valid.astype(np.float32)

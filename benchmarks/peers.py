@@ -236,7 +236,7 @@ def _told_by_ours(folder: Path) -> tuple[list[Any], Params, float]:
 
 def tested(task: Task, params: Params, seed: int) -> float:
     """Macro F1 on the test rows after training to the end on all others: the same for all arms."""
-    from trainers.keras_models import import_keras
+    from trainers.keras_backend import import_keras
 
     import_keras()  # quietly, and with sums that are the same every time
     rows = rows_of(task)

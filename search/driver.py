@@ -31,7 +31,7 @@ RunnerName = Literal["ray", "local"]
 RUNNERS: dict[str, str] = {"ray": "search.ray_cluster", "local": "search.local_runner"}
 CHANGEABLE = {"search.trials", "budget", "resources"}
 """What a resumed run may do differently: how far to go and on what, never what its numbers mean."""
-LIBRARIES = ("rungwise", "numpy", "scikit-learn", "keras", "tensorflow", "pyspark", "optuna", "ray")
+LIBRARIES = ("rungwise", "numpy", "scikit-learn", "keras", "tensorflow", "jax", "pyspark", "optuna", "ray")
 
 Watch = Callable[[Search], Any]
 """Given the search before it starts; returns a context manager that is held while it runs."""

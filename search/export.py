@@ -66,9 +66,9 @@ def export_trial(
     _check_free(to)
     assert results.run.started
     sweep = Sweep.from_dict(results.run.sweep)
-    dataset, splits = _unchanged_rows(results, sweep)
     use_threads(sweep.resources.threads)
-    trainer = load_trainer(sweep.trainer)
+    trainer = load_trainer(sweep.trainer)  # first of all: reading the rows may import Keras
+    dataset, splits = _unchanged_rows(results, sweep)
     settings = trainer.Settings(**sweep.fixed, **chosen.params)
     refit = refit or len(splits.folds) > 1
     fold = _fold(dataset, splits, sweep, chosen.number, refit, results.folder.path.parent)

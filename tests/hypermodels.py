@@ -70,6 +70,15 @@ class Sized(keras_tuner.HyperModel):
         return model
 
 
+class OnJax(Sized):
+    """Can be built on JAX alone."""
+
+    def build(self, hp: Any) -> Any:
+        if (backend := keras.config.backend()) != "jax":
+            raise RuntimeError(f"this is {backend}")
+        return super().build(hp)
+
+
 def sigmoid(hp: Any) -> Any:
     return _binary(hp, "sigmoid", "binary_crossentropy")
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from trainers.contract import Epoch, Fold, Infeasible, TrainError
 from trainers.hypermodel_space import find_space, first_line, load_hypermodel, no_downloads, settings_of
+from trainers.keras_backend import use_backend
 from trainers.keras_models import (
     KerasPredictor,
     assign,
@@ -36,9 +37,11 @@ _SMALLEST = 1e-30  # a probability whose logarithm float32 still holds
 class HyperModelTrainer:
     """Trains what one hypermodel builds."""
 
-    def __init__(self, hypermodel: str) -> None:
+    def __init__(self, hypermodel: str, backend: str | None = None) -> None:
         """``hypermodel`` is "module:attribute": a keras_tuner.HyperModel, an instance of one, or a function
-        build(hp). Builds it a few times to find its space; raises SpaceError where that cannot be done."""
+        build(hp). Builds it a few times to find its space; raises SpaceError where that cannot be done.
+        ``backend`` is for the whole process, see `use_backend`."""
+        use_backend(backend)
         self.hypermodel = hypermodel
         self._space = find_space(hypermodel)
         self._make = load_hypermodel(hypermodel)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from spaces.layers import dump_yaml
 from spaces.params import Fault, SpaceError, Value, among, did_you_mean
-from trainers.keras_models import import_keras
+from trainers.keras_backend import import_keras
 
 MakeHyperModel = Callable[[tuple[int, ...], int], Any]
 """(shape of a row, number of classes) -> keras_tuner.HyperModel."""

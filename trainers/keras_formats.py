@@ -1,6 +1,7 @@
 """The formats in which a Keras model leaves for other tools: how each is written, and what it is good for."""
 
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainers.contract import TrainError
+from trainers.keras_backend import quiet_import
 
 
 class Format(NamedTuple):
@@ -32,7 +34,13 @@ def _write_h5(model: Any, folder: Path) -> None:
 
 
 def _write_savedmodel(model: Any, folder: Path) -> None:
-    model.export(folder / "savedmodel", format="tf_saved_model", verbose=False)
+    with quiet_import("tensorflow"):  # which Keras needs for it on another backend too
+        import tensorflow  # noqa: F401
+
+    with warnings.catch_warnings():
+        # Keras passes JAX a parameter that JAX no longer wants.
+        warnings.filterwarnings("ignore", "The `native_serialization` parameter", DeprecationWarning)
+        model.export(folder / "savedmodel", format="tf_saved_model", verbose=False)
 
 
 def _write_onnx(model: Any, folder: Path) -> None:

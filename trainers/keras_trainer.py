@@ -16,12 +16,11 @@ from trainers import augmentation, keras_programs
 from trainers.augmentation import AugmentationSettings, asked_changes, augmenter, hold_strengths
 from trainers.contract import Epoch, Fold, Infeasible, TrainError
 from trainers.features import frozen_features
+from trainers.keras_backend import backend, import_keras, use_backend
 from trainers.keras_models import (
     KerasPredictor,
     assign,
-    backend,
     batches,
-    import_keras,
     read_about,
     read_arrays,
     restore_state,
@@ -108,10 +107,16 @@ class Architecture(Protocol):
 
 
 class KerasTrainer:
-    """Trains one architecture on whichever backend Keras runs on."""
+    """Trains one architecture on either backend."""
 
-    def __init__(self, name: str, architecture: Architecture | None = None) -> None:
-        """``architecture`` None: the module of `trainers.architectures` called ``name``."""
+    def __init__(
+        self, name: str, architecture: Architecture | None = None, backend: str | None = None
+    ) -> None:
+        """``architecture`` None: the module of `trainers.architectures` called ``name``.
+
+        ``backend`` is for the whole process, see `use_backend`.
+        """
+        use_backend(backend)
         self.name = name
         self._architecture = architecture or cast(
             Architecture, import_module(f"trainers.architectures.{name}")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainers.contract import Fold
+from trainers.contract import Fold, Trainer
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +47,11 @@ def one_thread() -> Iterator[None]:
 
     with threadpool_limits(1):
         yield
+
+
+@pytest.fixture
+def trainer() -> Trainer:
+    """Of a small convolutional net."""
+    from trainers.keras_trainer import KerasTrainer
+
+    return KerasTrainer("cnn")

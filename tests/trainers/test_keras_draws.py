@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trainers.keras_backend import import_keras
 from trainers.keras_draws import drawn_by_numpy, quick_draws
-from trainers.keras_models import import_keras
 
+pytestmark = pytest.mark.jax
 SHAPE = (3, 3, 40, 50)
 INITIALIZERS = (
     *("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal"),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trainers import keras_programs
 from trainers.contract import Epoch, Fold
+from trainers.keras_backend import backend
 from trainers.keras_trainer import KerasTrainer, TrainingSettings
 
 MakeFold = Callable[..., Fold]
@@ -38,6 +39,10 @@ OTHER_WIDTHS: dict[str, dict[str, Any]] = {
     "lung_cnn": {"filters": 4, "dense_units": 3},
     "resnet50": {},
 }
+SAME_GRAPH = OTHER_WIDTHS if backend() == "tensorflow" else dict.fromkeys(OTHER_WIDTHS, {})
+"""Settings of other layers that are no other graph: on JAX there are none."""
+ON_JAX = {("glassmodel", "adamw"), ("lenet5", "rmsprop")}
+"""Few of all, since JAX takes long to compile them."""
 OTHER_NUMBERS: dict[str, Any] = {
     "learning_rate": 0.02,
     "batch_size": 48,
@@ -82,7 +87,13 @@ def momentum_of(optimizer: str, value: float) -> dict[str, float]:
     return {**decay, "momentum": value} if optimizer in ("sgd", "rmsprop") else decay
 
 
-@pytest.mark.parametrize(("architecture", "optimizer"), [*product(SMALL, OPTIMIZERS)])
+@pytest.mark.parametrize(
+    ("architecture", "optimizer"),
+    [
+        pytest.param(*both, marks=[pytest.mark.jax] if both in ON_JAX else [])
+        for both in product(SMALL, OPTIMIZERS)
+    ],
+)
 def test_a_used_program_trains_as_a_new_one(
     architecture: str, optimizer: str, fold: Fold, make_fold: MakeFold
 ) -> None:
@@ -90,7 +101,7 @@ def test_a_used_program_trains_as_a_new_one(
         fold = make_fold(x=np.resize(fold.x, (len(fold.x), 32, 32, 1)))
     trainer = KerasTrainer(architecture)
     one = {**SMALL[architecture], "optimizer": optimizer, **momentum_of(optimizer, 0.3)}
-    other = {**one, **OTHER_NUMBERS, **OTHER_WIDTHS[architecture], **momentum_of(optimizer, 0.8)}
+    other = {**one, **OTHER_NUMBERS, **SAME_GRAPH[architecture], **momentum_of(optimizer, 0.8)}
     trained(trainer, fold, **one)
     kept = len(keras_programs._idle)
     again = trained(trainer, replace(fold, seed=7), **other)
@@ -104,10 +115,10 @@ def test_a_used_program_trains_as_a_new_one(
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (CHANGES, CHANGES | OTHER_CHANGES),
+        pytest.param(CHANGES, CHANGES | OTHER_CHANGES, marks=pytest.mark.jax),
         (
             {"precision": "mixed_float16"},
-            {"precision": "mixed_float16", "label_smoothing": 0.3} | OTHER_WIDTHS["cnn"],
+            {"precision": "mixed_float16", "label_smoothing": 0.3} | SAME_GRAPH["cnn"],
         ),
         ({"schedule": "cosine", "patience": 3}, {"schedule": "plateau", "epochs": 2}),
     ],
@@ -124,6 +135,7 @@ def test_whatever_changes_no_graph_is_held(one: dict[str, Any], other: dict[str,
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.jax
 @pytest.mark.parametrize(
     "different",
     [
@@ -142,7 +154,7 @@ def test_what_changes_the_graph_changes_the_structure(different: dict[str, Any])
     trainer = KerasTrainer("cnn")
     one = trainer.structure(settings_of(trainer, **SMALL["cnn"]))
     assert one is not None
-    alike = SMALL["cnn"] | OTHER_NUMBERS | OTHER_WIDTHS["cnn"]
+    alike = SMALL["cnn"] | OTHER_NUMBERS | SAME_GRAPH["cnn"]
     assert one == trainer.structure(settings_of(trainer, **alike))
     assert one != trainer.structure(settings_of(trainer, **SMALL["cnn"] | different))
 
@@ -172,6 +184,7 @@ def test_few_programs_are_kept_and_fewer_large_ones(fold: Fold, monkeypatch: pyt
     assert len(keras_programs._idle) == 1, "the latest one stays, however large"
 
 
+@pytest.mark.jax
 def test_rows_that_do_not_fit_go_over_piece_by_piece_to_the_same_numbers(
     fold: Fold, monkeypatch: pytest.MonkeyPatch
 ) -> None:

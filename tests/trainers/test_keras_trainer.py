@@ -1,54 +1,22 @@
-"""The Keras training loop: batches, curves, options, going on, memory, export; and what fits a cnn."""
+"""The Keras training loop: batches, curves, options, going on, memory."""
 
 import gc
-import importlib.util
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.trainers.keras_training import CHANGES, SMALL, MakeFold, Vectors, train
 from trainers import keras_programs
 from trainers.contract import Epoch, Fold, Infeasible, Trainer, TrainError
-from trainers.keras_models import batches, import_keras
+from trainers.keras_backend import import_keras
+from trainers.keras_models import batches
 from trainers.keras_trainer import KerasTrainer, TrainingSettings, _is_out_of_patience, _share_of_rate
 
-MakeFold = Callable[..., Fold]
-SMALL: dict[str, Any] = {"conv_layers": 1, "filters": 4, "dense_units": 8}
-
-
-@pytest.fixture
-def trainer() -> Trainer:
-    return KerasTrainer("cnn")
-
-
-def train(
-    trainer: Trainer,
-    fold: Fold,
-    start: Path | None = None,
-    *,
-    scores: Sequence[float] = (0.5,) * 100,
-    save_2: Path | None = None,
-    **settings: Any,
-) -> list[Epoch]:
-    """All epochs; epoch n's score is ``scores[n - 1]``, and the second one is saved into ``save_2``."""
-    epochs = trainer.train(trainer.Settings(**{**SMALL, **settings}), fold, start)
-    seen: list[Epoch] = []
-    try:
-        seen.append(next(epochs))
-        while True:
-            score = scores[seen[-1].number - 1]
-            if save_2 and seen[-1].number == 2:
-                seen[-1].save(save_2, score)
-            seen.append(epochs.send(score))
-    except StopIteration:
-        return seen
+RARE: dict[str, Any] = {"rebalance": "class_weight", "strength": 0.5}
 
 
 def logits_of(epoch: Epoch, trainer: Trainer, fold: Fold, folder: Path) -> np.ndarray:
@@ -75,6 +43,7 @@ def test_order_follows_from_seed_and_epoch_number() -> None:
     assert order(1, 1) != order(1, 2) != order(2, 1)
 
 
+@pytest.mark.jax
 def test_curves_are_means_over_all_rows(trainer: Trainer, fold: Fold, tmp_path: Path) -> None:
     # At this learning rate the weights stand still: each batch, the filled-up last one too, meets one model.
     # With few units there are rows that all of them pass by, whose classes are all alike.
@@ -167,29 +136,20 @@ def test_epochs_of_the_settings_end_training_and_its_cosine(trainer: Trainer, ma
     assert len(train(trainer, make_fold(epochs=1), epochs=2)) == 1
 
 
-RARE: dict[str, Any] = {"rebalance": "class_weight", "strength": 0.5}
-CHANGES: dict[str, Any] = {
-    "flip": "both",
-    "rotation": 0.1,
-    "zoom": 0.2,
-    "shear": 0.2,
-    "shift": 0.1,
-    "contrast": 0.3,
-    "erasing": 0.5,
-}
-
-
 @pytest.mark.parametrize(
     "settings",
     [
-        {"optimizer": "adam", "schedule": "cosine"},
+        pytest.param({"optimizer": "adam", "schedule": "cosine"}, marks=pytest.mark.jax),
         {"optimizer": "adamw", "weight_decay": 0.01},
         {"optimizer": "nadam", "schedule": "plateau", "plateau_patience": 1},
-        {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.05, "precision": "mixed_float16"},
+        pytest.param(
+            {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.05, "precision": "mixed_float16"},
+            marks=pytest.mark.jax,
+        ),
         {"optimizer": "rmsprop", "momentum": 0.5, "weight_decay": 1e-3},
         {"optimizer": "adagrad", "patience": 2},
         {"optimizer": "adadelta", "label_smoothing": 0.2, **RARE},
-        {"precision": "mixed_bfloat16", **CHANGES},
+        pytest.param({"precision": "mixed_bfloat16", **CHANGES}, marks=pytest.mark.jax),
     ],
     ids=lambda settings: str(next(iter(settings.values()))),
 )
@@ -207,6 +167,7 @@ def test_every_option_resumes_bit_for_bit(
         assert one.curves == other.curves
 
 
+@pytest.mark.jax
 def test_loss_is_smoothed_and_weighted_and_accuracy_is_neither(
     trainer: Trainer, make_fold: MakeFold, fold: Fold, tmp_path: Path
 ) -> None:
@@ -214,7 +175,7 @@ def test_loss_is_smoothed_and_weighted_and_accuracy_is_neither(
     rows = np.flatnonzero((fold.y_train < 3) | (np.arange(100) < 40))
     rare = make_fold(train=rows, y_train=fold.y_train[rows])
     frozen: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 1e-12, "batch_size": 32}
-    (epoch, *_) = train(trainer, rare, label_smoothing=0.3, **frozen, **RARE)
+    (epoch, *_) = train(trainer, rare, label_smoothing=0.3, dense_units=32, **frozen, **RARE)
     logs = logits_of(epoch, trainer, rare, tmp_path)
     y, each = rare.y_train, np.arange(len(rows))
     losses = -(0.7 * logs[each, y] + 0.3 * logs.mean(axis=1))
@@ -246,6 +207,7 @@ def test_validation_rows_are_never_augmented(trainer: Trainer, fold: Fold) -> No
     assert plain.curves["train_loss"] != pytest.approx(changed.curves["train_loss"], rel=1e-4)
 
 
+@pytest.mark.jax
 def test_every_epoch_is_augmented_anew(trainer: Trainer, fold: Fold) -> None:
     epochs = train(trainer, fold, optimizer="sgd", learning_rate=1e-12, shift=0.3, batch_size=100)
     assert len({round(epoch.curves["train_loss"], 6) for epoch in epochs}) == 4
@@ -309,6 +271,7 @@ def test_load_refuses_another_architecture(trainer: Trainer, fold: Fold, tmp_pat
         trainer.load(tmp_path)
 
 
+@pytest.mark.jax
 def test_divergence_is_told_by_nan_and_not_raised(trainer: Trainer, make_fold: MakeFold) -> None:
     fold = make_fold(scale=1e-30, epochs=3)  # inputs so large that the first update overflows
     *_, last = train(trainer, fold, optimizer="sgd", activation="leaky_relu")
@@ -340,292 +303,3 @@ def test_a_warm_worker_keeps_few_models_of_past_trials(
         epochs.close()
         counted.append(graphs())
     assert counted[0] == counted[1] == counted[2]
-
-
-class Vectors:
-    """An architecture for rows of any shape: one dense layer."""
-
-    Settings: type[TrainingSettings] = TrainingSettings
-
-    def build(self, settings: Any, shape: tuple[int, ...], num_classes: int, scale: float) -> Any:
-        from keras import Input, Sequential, layers
-
-        return Sequential([Input(shape), layers.Flatten(), layers.Dense(num_classes)])
-
-
-class TransferSettings(TrainingSettings):
-    is_frozen: bool = True
-
-
-class Transfer(Vectors):
-    """A backbone that may stay as it is, and a head; counts its backbones."""
-
-    Settings: type[TrainingSettings] = TransferSettings
-    made = 0
-
-    def backbone_key(self, settings: Any) -> dict[str, str] | None:
-        return {"backbone": "pool"} if settings.is_frozen else None
-
-    def backbone(self, settings: Any, shape: tuple[int, ...], scale: float) -> Any:
-        from keras import Input, Sequential, initializers, layers
-
-        self.made += 1
-        start = initializers.GlorotUniform(seed=1)
-        convolution = layers.Conv2D(3, 3, kernel_initializer=start, trainable=not settings.is_frozen)
-        return Sequential([Input(shape), layers.Rescaling(1 / scale), convolution, layers.Flatten()])
-
-    def head(self, settings: Any, feature_shape: tuple[int, ...], num_classes: int) -> Any:
-        return super().build(settings, feature_shape, num_classes, 1.0)
-
-    def build(self, settings: Any, shape: tuple[int, ...], num_classes: int, scale: float) -> Any:
-        from keras import Input, Sequential
-
-        body = self.backbone(settings, shape, scale)
-        return Sequential([Input(shape), body, self.head(settings, body.output_shape[1:], num_classes)])
-
-
-def epochs_of(trainer: Trainer, fold: Fold, **settings: Any) -> Iterable[Epoch]:
-    return trainer.train(trainer.Settings(**settings), fold, None)
-
-
-def test_a_frozen_backbone_sees_each_row_once_for_all_trials(fold: Fold, tmp_path: Path) -> None:
-    architecture = Transfer()
-    trainer: Trainer = KerasTrainer("transfer", architecture)
-    for learning_rate in (1e-3, 1e-2):
-        *_, last = epochs_of(trainer, fold, learning_rate=learning_rate)
-    assert architecture.made == 1
-    last.save(tmp_path, 0.5)
-    predictor = trainer.load(tmp_path)
-    np.testing.assert_allclose(predictor.predict(fold.x_valid), last.probabilities, atol=1e-6)
-    assert trainer.check(trainer.Settings(), fold) == 30 + 108 * 10 + 10
-
-
-@pytest.mark.parametrize("settings", [{"is_frozen": False}, {"shift": 0.1}], ids=lambda d: [*d][0])
-def test_a_backbone_is_part_of_training_where_features_would_change(
-    fold: Fold, tmp_path: Path, settings: dict[str, Any]
-) -> None:
-    architecture = Transfer()
-    trainer: Trainer = KerasTrainer("transfer", architecture)
-    for _ in range(2):
-        *_, last = epochs_of(trainer, fold, epochs=2, **settings)
-    assert architecture.made == 2
-    last.save(tmp_path, 0.5)
-    assert np.array_equal(trainer.load(tmp_path).predict(fold.x_valid), last.probabilities)
-
-
-def test_features_of_a_frozen_backbone_train_what_the_whole_would(fold: Fold) -> None:
-    trainer: Trainer = KerasTrainer("transfer", Transfer())
-
-    class Whole(Transfer):
-        def backbone_key(self, settings: Any) -> None:
-            return None
-
-    sgd = {"optimizer": "sgd", "learning_rate": 0.05}
-    falls = []
-    for made in (trainer, KerasTrainer("whole", Whole())):
-        epochs = [epoch.curves["train_loss"] for epoch in epochs_of(made, fold, **sgd)]
-        falls.append(epochs[-1] / epochs[0])  # their first weights are drawn differently
-    assert falls[0] == pytest.approx(falls[1], rel=0.1)
-
-
-class FromFileSettings(TransferSettings):
-    file: str = "nowhere"
-
-
-class FromFile(Transfer):
-    """A backbone whose first weights are the numbers in a file."""
-
-    Settings: type[TrainingSettings] = FromFileSettings
-
-    def untrained(self, settings: Any) -> Any:
-        return settings.model_copy(update={"file": ""})
-
-    def backbone_key(self, settings: Any) -> dict[str, str] | None:
-        return {"file": Path(settings.file).read_text()} if settings.is_frozen else None
-
-    def backbone(self, settings: Any, shape: tuple[int, ...], scale: float) -> Any:
-        model = super().backbone(settings, shape, scale)
-        if settings.file:
-            model.variables[0].assign(0 * model.variables[0] + float(Path(settings.file).read_text()))
-        return model
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "first-weights"
-    path.write_text("0.1")
-    return path
-
-
-@pytest.mark.parametrize("is_frozen", [True, False])
-def test_what_export_writes_needs_no_weights_from_elsewhere(
-    fold: Fold, file: Path, tmp_path: Path, is_frozen: bool
-) -> None:
-    trainer: Trainer = KerasTrainer("from_file", FromFile())
-    (epoch,) = epochs_of(trainer, fold, epochs=1, is_frozen=is_frozen, file=str(file))
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    epoch.save(weights, 0.5)
-    trainer.load(weights).export(tmp_path, [])
-    file.unlink()
-    again = trainer.load(weights)
-    np.testing.assert_allclose(again.predict(fold.x_valid), epoch.probabilities, atol=1e-6)
-    again.export(tmp_path, [])  # nothing to make whole
-
-
-def test_changed_first_weights_of_a_frozen_backbone_are_noticed(
-    fold: Fold, file: Path, tmp_path: Path
-) -> None:
-    trainer: Trainer = KerasTrainer("from_file", FromFile())
-    folder = tmp_path / "epoch"
-    folder.mkdir()
-    next(iter(epochs_of(trainer, fold, file=str(file)))).save(folder, 0.5)
-    file.write_text("0.2")
-    with pytest.raises(TrainError, match="another backbone than its settings give now.*put it back"):
-        trainer.load(folder)
-    with pytest.raises(TrainError, match="differs in backbone"):
-        next(trainer.train(trainer.Settings(file=str(file)), fold, folder))
-
-
-def test_check_takes_no_first_weights(fold: Fold, file: Path) -> None:
-    trainer: Trainer = KerasTrainer("from_file", FromFile())
-    file.write_text("this is no number, and building with it fails")
-    assert trainer.check(trainer.Settings(file=str(file)), fold) == 30 + 108 * 10 + 10
-
-
-def test_features_of_another_keras_are_computed_anew(fold: Fold, monkeypatch: pytest.MonkeyPatch) -> None:
-    architecture = Transfer()
-    trainer: Trainer = KerasTrainer("transfer", architecture)
-    other = replace(fold, x=fold.x[::-1].copy())
-    for version in ("1.0", "1.0", "2.0"):
-        monkeypatch.setattr(import_keras(), "__version__", version)
-        next(iter(epochs_of(trainer, other)))
-    assert architecture.made == 2
-
-
-FILES = {"keras": "model.keras", "h5": "model.h5", "savedmodel": "savedmodel"}
-IN_A_FRESH_PROCESS = """
-import sys
-import keras
-import numpy as np
-import tensorflow
-
-rows = np.load("rows.npy").astype("float32")
-for file in sys.argv[1:]:
-    if file.endswith("savedmodel"):
-        model = tensorflow.saved_model.load(file)
-        made = model.serve(rows)
-    else:
-        made = keras.saving.load_model(file, safe_mode=True)(rows)
-    np.save(f"{file}.npy", np.asarray(made))
-assert not {"trainers", "search", "spaces"} & set(sys.modules)
-"""
-
-
-def test_exports_give_probabilities_of_stored_rows_without_our_code(
-    trainer: Trainer, fold: Fold, tmp_path: Path
-) -> None:
-    expected: dict[str, Any] = {}
-    for precision, formats in {"float32": [*FILES], "mixed_bfloat16": ["keras"]}.items():
-        folder = tmp_path / precision
-        folder.mkdir()
-        (epoch,) = train(trainer, fold, epochs=1, dropout=0.3, flip="both", erasing=0.5, precision=precision)
-        epoch.save(folder, 0.5)
-        trainer.load(folder).export(folder, formats)
-        expected |= {f"{precision}/{FILES[name]}": epoch.probabilities for name in formats}
-    np.save(tmp_path / "rows.npy", fold.x_valid)
-    code = [sys.executable, "-I", "-c", IN_A_FRESH_PROCESS, *expected]
-    subprocess.run(code, check=True, cwd=tmp_path, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
-    for file, probabilities in expected.items():
-        close = 1e-2 if file.startswith("mixed") else 1e-6
-        np.testing.assert_allclose(np.load(tmp_path / f"{file}.npy"), probabilities, atol=close)
-
-
-ONEDNN_AND_XLA = """
-import os
-from trainers.keras_models import import_keras
-import_keras()
-from tensorflow.python.util import _pywrap_util_port
-print(_pywrap_util_port.IsMklEnabled(), os.environ["XLA_FLAGS"])
-"""
-
-
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ({}, "True --xla_gpu_deterministic_ops=true"),
-        ({"XLA_FLAGS": "--xla_dump_to=x"}, "True --xla_dump_to=x --xla_gpu_deterministic_ops=true"),
-        (
-            {"TF_ENABLE_ONEDNN_OPTS": "0", "XLA_FLAGS": "--xla_gpu_deterministic_ops=false"},
-            "False --xla_gpu_deterministic_ops=false",
-        ),
-    ],
-    ids=["left out", "another flag", "both given"],
-)
-def test_kernels_are_the_fast_and_exact_ones_unless_their_user_says_otherwise(
-    given: dict[str, str], told: str
-) -> None:
-    inherited = {k: v for k, v in os.environ.items() if k not in ("TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS")}
-    done = subprocess.run(
-        [sys.executable, "-c", ONEDNN_AND_XLA],
-        env={**inherited, "KERAS_BACKEND": "tensorflow", **given},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == told
-
-
-def test_export_refuses_what_it_cannot_write(trainer: Trainer, fold: Fold, tmp_path: Path) -> None:
-    next(iter(epochs_of(trainer, fold))).save(tmp_path, 0.5)
-    predictor = trainer.load(tmp_path)
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(TrainError, match=r"as 'pickle', 'pt'; known: keras, h5, savedmodel, onnx"):
-        predictor.export(tmp_path, ["keras", "pickle", "pt"])
-    predictor.export(tmp_path, [])
-    assert sorted(tmp_path.iterdir()) == before
-
-
-@pytest.mark.skipif(importlib.util.find_spec("onnx") is not None, reason="onnx is installed")
-def test_export_names_the_packages_that_onnx_needs(trainer: Trainer, fold: Fold, tmp_path: Path) -> None:
-    next(iter(epochs_of(trainer, fold))).save(tmp_path, 0.5)
-    with pytest.raises(TrainError, match=r"pip install onnx tf2onnx"):
-        trainer.load(tmp_path).export(tmp_path, ["onnx"])
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"conv_layers": 3, "kernel_size": 5}, "conv layer 3: a 5x5 kernel does not fit its 2x2 map"),
-        ({"conv_layers": 4}, "conv layer 4: a 3x3 kernel does not fit its 1x1 map"),
-        ({"conv_layers": 1, "kernel_size": 9, "padding": "valid"}, "a 9x9 kernel does not fit its 8x8 map"),
-        ({"conv_layers": 2, "pool_size": 3}, "conv layer 2: a 3x3 pool does not fit its 2x2 map"),
-    ],
-)
-def test_cnn_says_which_layer_does_not_fit(
-    trainer: Trainer, fold: Fold, settings: dict[str, Any], reason: str
-) -> None:
-    with pytest.raises(Infeasible, match=reason):
-        trainer.check(trainer.Settings(**settings), fold)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"conv_layers": 3},
-        {"conv_layers": 1, "kernel_size": 8, "padding": "valid", "pool_size": 1},
-        {"conv_layers": 0, "dense_units": 0},
-        {"conv_layers": 2, "kernel_size": 7, "pool_size": 2},
-        {"conv_layers": 1, "pool_size": 8},
-    ],
-)
-def test_cnn_builds_whatever_it_does_not_refuse(
-    trainer: Trainer, fold: Fold, settings: dict[str, Any]
-) -> None:
-    trainer.check(trainer.Settings(**settings), fold)
-
-
-def test_cnn_needs_images(trainer: Trainer, fold: Fold, make_fold: MakeFold) -> None:
-    vectors = make_fold(x=fold.x.reshape(160, 64))
-    with pytest.raises(Infeasible, match=r"shape \(64,\)"):
-        trainer.check(trainer.Settings(), vectors)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainers.keras_models import import_keras
+from trainers.keras_backend import import_keras
 from trainers.keras_updates import use_kernels
 
 pytestmark = pytest.mark.skipif(

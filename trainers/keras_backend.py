@@ -1,0 +1,117 @@
+"""Keras, imported once and quietly, on the backend that a sweep or the environment names."""
+
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+from spaces.params import Fault, SpaceError, did_you_mean, shown
+
+_XLA_DETERMINISM = "xla_gpu_deterministic_ops"
+_BACKENDS = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda12]"}
+"""Each with what `pip` calls it where there is a GPU."""
+
+
+@cache
+def import_keras() -> Any:
+    """Keras, set up once for a process that trains one model after another."""
+    # Read once, when a backend is first imported. Whoever set them before wins.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # else its fast kernels are for AVX-512 alone
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # workers may share a GPU
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the same for JAX
+    _ask_xla_for_determinism()
+    with quiet_import("keras"), _no_collections(), _without("sklearn"):  # of use to wrappers only, and slow
+        import keras
+
+    if keras.config.backend() == "tensorflow":
+        import tensorflow
+
+        tensorflow.config.experimental.enable_op_determinism()  # else a GPU adds up in any order
+        tensorflow.get_logger().setLevel("ERROR")  # it warns of a new trace for every new model
+        if not tensorflow.config.list_physical_devices("GPU"):
+            # Rewriting graphs is a fifth of compiling a small model, and on a CPU no epoch gets shorter.
+            tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    else:
+        with _without("tensorflow"):  # Keras would import it to seed it too; exporting still can
+            keras.utils.set_random_seed(0)
+    gc.freeze()  # what is loaded stays: a warm worker looks for garbage often, and need not look there
+    return keras
+
+
+def _ask_xla_for_determinism() -> None:
+    """Else a GPU adds up in any order, and by whichever kernel was quicker when a program was compiled."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _XLA_DETERMINISM not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{_XLA_DETERMINISM}=true".strip()
+
+
+def use_backend(name: str | None) -> None:
+    """Have Keras calculate with tensorflow or jax in this process; None leaves it to ``KERAS_BACKEND``.
+
+    Keras takes one when it is imported and keeps it. Raises SpaceError where it cannot be this one.
+    """
+    asked = backend() if name is None else name
+    if asked not in _BACKENDS:
+        wrong = f"{shown(asked)}{' of KERAS_BACKEND' if name is None else ''} is not allowed"
+        wrong += f"; allowed: {', '.join(_BACKENDS)}{did_you_mean(asked, _BACKENDS)}"
+    elif "keras" in sys.modules and asked != backend():
+        wrong = f"Keras calculates with {backend()} in this process already; start another one for {asked}"
+    elif find_spec(asked) is None:
+        wrong = f"{asked} is not installed here; pip install '{asked}', or on a GPU '{_BACKENDS[asked]}'"
+    else:
+        os.environ["KERAS_BACKEND"] = asked
+        return
+    raise SpaceError(Fault(("backend",), wrong))
+
+
+def backend() -> str:
+    """What Keras calculates with, or will once it is imported, as far as the environment tells."""
+    keras = sys.modules.get("keras")
+    return keras.config.backend() if keras else os.environ.get("KERAS_BACKEND") or "tensorflow"
+
+
+@contextmanager
+def quiet_import(module: str) -> Iterator[None]:
+    """TensorFlow's libraries greet from C++ while they load, and heed no setting about it."""
+    if module in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Nothing that an import makes is garbage, and looking for some takes a seventh of its time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """As if a module that is not loaded yet were not installed."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # as the import system has it
+    try:
+        yield
+    finally:
+        del sys.modules[module]
