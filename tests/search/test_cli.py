@@ -140,9 +140,21 @@ def test_data_that_nothing_can_be_trained_on(
     bad: Callable[..., list[str]], tmp_path: Path, rows: Any, labels: Any, says: list[str]
 ) -> None:
     file = data_of(tmp_path, rows, labels)
-    for command in (["check", file], ["run", file, "--runs", tmp_path, "--name", "x"]):
+    for command in (["check", file], ["run", file, "--runs", tmp_path, "--name", "x", "--runner", "local"]):
         (fault,) = bad(*command)
         assert all(word in fault for word in says)
+    assert not (tmp_path / "x").exists(), "nothing was begun"
+
+
+@pytest.mark.ray
+def test_ray_that_starts_while_the_data_are_read_ends_where_they_are_refused(
+    bad: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    (fault,) = bad("run", data_of(tmp_path, np.ones((20, 2)), [0] * 20), "--runs", tmp_path, "--name", "x")
+    assert "class" in fault
+    import ray
+
+    assert not ray.is_initialized()
     assert not (tmp_path / "x").exists(), "nothing was begun"
 
 

@@ -323,7 +323,6 @@ WEAK: dict[str, Any] = {
 }
 
 
-@pytest.mark.jax
 def test_strengths_given_later_are_those_it_might_have_been_made_with(noise: np.ndarray) -> None:
     assert structure(AugmentationSettings(**WEAK)) == structure(AugmentationSettings(**EVERY))
     fresh, reused = (made(noise.shape[1:], **settings) for settings in (EVERY, WEAK))

@@ -184,7 +184,6 @@ def test_few_programs_are_kept_and_fewer_large_ones(fold: Fold, monkeypatch: pyt
     assert len(keras_programs._idle) == 1, "the latest one stays, however large"
 
 
-@pytest.mark.jax
 def test_rows_that_do_not_fit_go_over_piece_by_piece_to_the_same_numbers(
     fold: Fold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
