@@ -38,7 +38,7 @@ contracts: setup
 fast: setup
 	$(PYTEST) -m "not ray and not browser and not slow"
 
-# Those of what each backend of Keras does in its own way.
+# Tests of what each backend of Keras does in its own way, on the one that `fast` leaves out.
 jax: setup
 	KERAS_BACKEND=jax $(PYTEST) -m jax
 

@@ -3,7 +3,7 @@
     python benchmarks/fusion_probe.py                  # K = 1, 8, 32, 128; meant for a GPU
     python benchmarks/fusion_probe.py --quick          # two minutes on a CPU: shows that it works, no more
 
-It needs JAX, which the project does not: pip install jax (for a GPU: pip install "jax[cuda13]").
+It needs JAX: pip install jax (for a GPU: pip install "jax[cuda13]").
 
 The K models differ in first weights, learning rate and order of rows, as trials of a sweep do. The separate
 ones are one compiled program called K times, the fused ones that program under ``jax.vmap``. Either way a

@@ -3,7 +3,7 @@
     python benchmarks/gpu_sweep.py            # digits and 6,000 rows of Fashion-MNIST
     python benchmarks/gpu_sweep.py --quick    # on a CPU too: shows that it works, no more
 
-Needs JAX, which the project does not: pip install jax (for a GPU: pip install "jax[cuda13]").
+Needs JAX: pip install jax (for a GPU: pip install "jax[cuda13]").
 
 The sweeps are those of peers.py. Plain Keras trains what the first of them trained, in its order: each
 configuration for as many epochs, by `fit` in one process, and predicts the validation rows after each. Epochs

@@ -76,12 +76,13 @@ def run_sweep(
     """Run a sweep into a new folder until its search is over.
 
     Raises RunError when the folder is taken or the run fails, DataError for data nothing can be trained on,
-    Interrupted on SIGINT or SIGTERM.
+    SpaceError where its trainer cannot be had in this process, Interrupted on SIGINT or SIGTERM.
     """
     folder = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
     runs = folder.path.parent
     if folder.path.exists():
         folder.create()  # refuses a name that is taken before anything is begun for it
+    structure = structure_of(sweep)  # before a folder is made for what has no trainer
     with ExitStack() as afterwards:
         train = _start(runner, sweep, afterwards)
         dataset, splits = load_rows(sweep, runs)
@@ -99,7 +100,7 @@ def run_sweep(
             )
             with EventLog(folder.events) as log:
                 log.append(started)
-                search = Search.replay(sweep, [started], log.append, structure=structure_of(sweep))
+                search = Search.replay(sweep, [started], log.append, structure=structure)
                 training = training_of(sweep, dataset, splits, runs)
                 return _drive(search, log, partial(train, search, training, folder), watch)
 
@@ -263,7 +264,7 @@ def _refuse_changed_source(started: SweepStarted) -> None:
     if source is None or not source.is_file():
         return
     try:
-        now = load_checked_sweep(source, started.overrides)
+        now = load_sweep(source, started.overrides)  # only to compare: it is not what will be trained
     except SpaceError:
         return  # being edited: not what this run was started from any more, and nothing to compare
     try:

@@ -133,7 +133,8 @@ def _sha256(path: Path) -> str:
 def loading_trainer(spec: TrainerSpec) -> TrainerSpec:
     """The trainer that loads what ``spec`` trained.
 
-    One of the catalog needs its name only: the rest of its mapping (a cluster's address) says where to train.
+    One of the catalog needs its name only: the rest of its mapping (a cluster's address, a backend) says
+    where to train. What somebody else wrote may need all of it.
     """
     name = spec.get("name") if isinstance(spec, Mapping) else spec
     return name if name in TRAINERS else spec

@@ -105,6 +105,7 @@ def _start_node(cluster: Cluster, name: str, options: list[str]) -> subprocess.P
     environment = {
         "PATH": f"{programs}:{os.environ['PATH']}",  # so that a submitted `python ...` is this Python
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # else a node told to end waits 30 s for its work
+        "RAY_JOB_STOP_WAIT_TIME_S": "10",  # for a job to end; 3 by default, few where other tests run beside
         "RAY_USAGE_STATS_ENABLED": "0",
         _MARK: str(cluster.folder),
     }

@@ -50,7 +50,7 @@ def test_light_module_loads_no_heavy_library(module: str) -> None:
 
 
 def test_heavy_libraries_are_installed_or_the_test_above_says_nothing() -> None:
-    needed = HEAVY - {"jax", "torch"}  # never ours, but a library could bring them in
+    needed = HEAVY - {"torch"}  # never ours, but a library could bring it in
     assert {library for library in needed if importlib.util.find_spec(library) is None} == set()
 
 

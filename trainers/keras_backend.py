@@ -12,8 +12,10 @@ from typing import Any
 from spaces.params import Fault, SpaceError, did_you_mean, shown
 
 _XLA_DETERMINISM = "xla_gpu_deterministic_ops"
-_BACKENDS = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda12]"}
+_BACKENDS = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda13]"}
 """Each with what `pip` calls it where there is a GPU."""
+_before: list[str | None] = []
+"""KERAS_BACKEND as it was before a sweep named another."""
 
 
 @cache
@@ -51,12 +53,15 @@ def _ask_xla_for_determinism() -> None:
 
 
 def use_backend(name: str | None) -> None:
-    """Have Keras calculate with tensorflow or jax in this process; None leaves it to ``KERAS_BACKEND``.
+    """Have Keras calculate with tensorflow or jax in this process; None leaves it as it is set up.
 
-    Keras takes one when it is imported and keeps it. Raises SpaceError where it cannot be this one.
+    Keras takes one when it is imported and keeps it; until then each call replaces what the last one asked
+    for. Raises SpaceError where it cannot be this one.
     """
+    while _before:
+        _set_variable(_before.pop())
     asked = backend() if name is None else name
-    if asked not in _BACKENDS:
+    if asked not in [*_BACKENDS]:
         wrong = f"{shown(asked)}{' of KERAS_BACKEND' if name is None else ''} is not allowed"
         wrong += f"; allowed: {', '.join(_BACKENDS)}{did_you_mean(asked, _BACKENDS)}"
     elif "keras" in sys.modules and asked != backend():
@@ -64,9 +69,18 @@ def use_backend(name: str | None) -> None:
     elif find_spec(asked) is None:
         wrong = f"{asked} is not installed here; pip install '{asked}', or on a GPU '{_BACKENDS[asked]}'"
     else:
-        os.environ["KERAS_BACKEND"] = asked
+        if name is not None:
+            _before.append(os.environ.get("KERAS_BACKEND"))
+            _set_variable(name)
         return
     raise SpaceError(Fault(("backend",), wrong))
+
+
+def _set_variable(value: str | None) -> None:
+    if value is None:
+        os.environ.pop("KERAS_BACKEND", None)
+    else:
+        os.environ["KERAS_BACKEND"] = value
 
 
 def backend() -> str:

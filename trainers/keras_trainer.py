@@ -1,4 +1,4 @@
-"""The Keras training loop: any model of logits, one epoch at a time, on any backend."""
+"""The Keras training loop: any model of logits, one epoch at a time, on either backend."""
 
 import json
 import math

@@ -86,9 +86,11 @@ def test_change_of_the_file_a_run_came_from_is_refused_unless_told_otherwise(tmp
     source.write_text(make_sweep().to_yaml())
     name = ["--name", "x", "--runs", tmp_path, "--runner", "local"]
     assert rungwise("run", source, "--trials", 3, *name).returncode == 0
-    source.write_text(make_sweep(epochs=27).to_yaml())
+    trainer = {"name": "tests.tiny:Softmax", "backend": "jax"}  # it has no such option: told as a change too
+    source.write_text(make_sweep(epochs=27, trainer=trainer).to_yaml())
     refused = rungwise("resume", tmp_path / "x", "--runner", "local")
     assert refused.returncode == 2 and "+epochs: 27" in refused.stderr and "--as-started" in refused.stderr
+    assert "+trainer.backend: jax" in refused.stderr
     went_on = rungwise("resume", tmp_path / "x", "--runner", "local", "--as-started", "--trials", 4)
     assert went_on.returncode == 0, went_on.stderr
     assert len(load_run(tmp_path / "x").run.trials) == 4

@@ -291,7 +291,7 @@ def compiled(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     import keras
 
     if keras.config.backend() == "jax":
-        jax: Any = import_module("jax")  # no dependency of ours
+        jax: Any = import_module("jax")
         program = jax.jit(lambda state, images: model.stateless_call([], state, images, training=True))
 
         def call(images: np.ndarray) -> np.ndarray:
@@ -323,6 +323,7 @@ WEAK: dict[str, Any] = {
 }
 
 
+@pytest.mark.jax
 def test_strengths_given_later_are_those_it_might_have_been_made_with(noise: np.ndarray) -> None:
     assert structure(AugmentationSettings(**WEAK)) == structure(AugmentationSettings(**EVERY))
     fresh, reused = (made(noise.shape[1:], **settings) for settings in (EVERY, WEAK))

@@ -63,6 +63,7 @@ def test_unknown_trainer_says_what_is_known(name: str, message: str) -> None:
         ({"name": "keras/cnn", "master": "local"}, "trainer.master: .*keras/cnn has no such option"),
         ({"name": "keras/cnn", "backend": "jx"}, "backend: 'jx' is not allowed; .* did you mean 'jax'"),
         ({"hypermodel": "tests.hypermodels:softmax", "backend": "torch"}, "allowed: tensorflow, jax"),
+        ({"name": "keras/cnn", "backend": ["jax"]}, "backend: .'jax'. is not allowed"),
         ({"name": "spark/mlp", "mastr": "local"}, "trainer.mastr: .*it has master.*did you mean 'master'"),
         ({"estimator": "sklearn.svm.SVC", "C": 1}, "trainer.C: trainer sklearn.svm.SVC has no such option"),
         ({"estimator": "sklearn.svm.SVCC"}, "trainer"),

@@ -181,6 +181,7 @@ def test_build_gets_only_what_is_active() -> None:
 # ---- training ----
 
 
+@pytest.mark.jax
 @pytest.mark.parametrize(
     ("name", "settings"), [("softmax", {"layers": 2, "dropout": True}), ("Net", {"kind": "cnn"})]
 )

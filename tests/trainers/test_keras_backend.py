@@ -45,9 +45,10 @@ def test_kernels_are_the_fast_and_exact_ones_unless_their_user_says_otherwise(
 
 
 @pytest.mark.jax
-def test_another_backend_than_that_of_this_process_is_refused() -> None:
+def test_another_backend_than_that_of_this_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = import_keras().config.backend()
     other = {"tensorflow": "jax", "jax": "tensorflow"}[loaded]
+    monkeypatch.setenv("KERAS_BACKEND", loaded)
     use_backend(loaded)
     use_backend(None)
     with pytest.raises(
@@ -57,36 +58,40 @@ def test_another_backend_than_that_of_this_process_is_refused() -> None:
 
 
 WITHOUT_JAX = """
-import sys
+import os, sys
 sys.modules["jax"] = None
 from trainers.keras_backend import use_backend
 from spaces.params import SpaceError
-try:
-    use_backend({name!r})
-except SpaceError as error:
-    print(error)
+for name in sys.argv[1:]:
+    try:
+        use_backend(name if name != "none" else None)
+        print(os.environ["KERAS_BACKEND"])
+    except SpaceError as error:
+        print(error)
+assert "keras" not in sys.modules
 """
+NO_JAX = "backend: jax is not installed here; pip install 'jax', or on a GPU 'jax[cuda13]'"
+NO_TORCH = "backend: 'torch' of KERAS_BACKEND is not allowed; allowed: tensorflow, jax"
 
 
 @pytest.mark.parametrize(
-    ("name", "environment", "told"),
+    ("names", "environment", "told"),
     [
-        ("tensorflow", "jax", ""),
-        (None, "", ""),
-        ("jax", "", "backend: jax is not installed here; pip install 'jax', or on a GPU 'jax[cuda12]'"),
-        (None, "jax", "backend: jax is not installed here; pip install 'jax', or on a GPU 'jax[cuda12]'"),
-        (None, "torch", "backend: 'torch' of KERAS_BACKEND is not allowed; allowed: tensorflow, jax"),
+        (["tensorflow", "none"], "jax", ["tensorflow", NO_JAX]),
+        (["none", "tensorflow", "none"], "", ["", "tensorflow", ""]),
+        (["jax", "none"], "", [NO_JAX, ""]),
+        (["none", "tensorflow"], "torch", [NO_TORCH, "tensorflow"]),
     ],
+    ids=lambda names: " ".join(names) if isinstance(names, list) else names,
 )
-def test_a_backend_that_cannot_be_had_is_refused_before_keras_is_imported(
-    name: str | None, environment: str, told: str
+def test_a_backend_is_for_the_sweep_that_names_it_and_refused_where_it_cannot_be_had(
+    names: list[str], environment: str, told: list[str]
 ) -> None:
-    code = WITHOUT_JAX.format(name=name)
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", WITHOUT_JAX, *names],
         env=os.environ | {"KERAS_BACKEND": environment},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == told
+    assert done.stdout.splitlines() == told

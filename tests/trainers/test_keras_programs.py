@@ -115,7 +115,7 @@ def test_a_used_program_trains_as_a_new_one(
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        pytest.param(CHANGES, CHANGES | OTHER_CHANGES, marks=pytest.mark.jax),
+        (CHANGES, CHANGES | OTHER_CHANGES),
         (
             {"precision": "mixed_float16"},
             {"precision": "mixed_float16", "label_smoothing": 0.3} | SAME_GRAPH["cnn"],
