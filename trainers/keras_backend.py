@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from spaces.params import Fault, SpaceError, did_you_mean, shown
+from trainers.stderr import stderr_to
 
 _XLA_DETERMINISM = "xla_gpu_deterministic_ops"
 _BACKENDS = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda13]"}
@@ -61,7 +62,7 @@ def use_backend(name: str | None) -> None:
     while _before:
         _set_variable(_before.pop())
     asked = backend() if name is None else name
-    if asked not in [*_BACKENDS]:
+    if asked not in [*_BACKENDS]:  # what a file has here may have no hash
         wrong = f"{shown(asked)}{' of KERAS_BACKEND' if name is None else ''} is not allowed"
         wrong += f"; allowed: {', '.join(_BACKENDS)}{did_you_mean(asked, _BACKENDS)}"
     elif "keras" in sys.modules and asked != backend():
@@ -95,15 +96,8 @@ def quiet_import(module: str) -> Iterator[None]:
     if module in sys.modules:
         yield
         return
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
+    with open(os.devnull, "w") as nowhere, stderr_to(nowhere.fileno()):
         yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Generator, Iterator, Sequence
@@ -24,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from spaces.params import Fault, SpaceError
 from trainers.contract import Epoch, Fold, Infeasible, TrainError
+from trainers.stderr import stderr_to
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -399,7 +399,7 @@ def _start(master: str) -> "SparkSession":
     builder = SparkSession.builder.master(master).appName("rungwise")
     for name, value in {**_QUIET, **(_ON_LOOPBACK if master.startswith("local") else {})}.items():
         builder = builder.config(name, value)
-    with tempfile.TemporaryFile() as said, _stderr_to(said.fileno()), _interrupts_kept():
+    with tempfile.TemporaryFile() as said, stderr_to(said.fileno()), _interrupts_kept():
         try:
             session = builder.getOrCreate()
         except Exception as error:
@@ -439,19 +439,6 @@ def _stop(session: "SparkSession") -> None:
         gateway.shutdown()
         gateway.proc.stdin.close()  # what the process takes as its sign to end
         gateway.proc.wait(timeout=30)
-
-
-@contextmanager
-def _stderr_to(file: int) -> Iterator[None]:
-    """Java and Spark greet while they start, before any setting can keep them quiet."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    try:
-        os.dup2(file, 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
 
 
 @contextmanager
