@@ -84,10 +84,11 @@ def measure_workers(workers: int, trials: int, reports: int, suggester: str, fol
     """The Ray runner's driver, told by simulated workers what real ones would say; without Tune around it."""
     from contextlib import ExitStack
 
-    ray_runner = import_module("search.ray_runner")
+    import_module("search.ray_runner")  # as heavy as the real one
     from search.events import EventLog, SweepStarted
     from search.folder import RunFolder
     from search.search import Search
+    from search.workers import Driver
 
     sweep = trivial_sweep(
         trials, reports, search={"suggester": suggester, "trials": trials, "seed": 0}, asha=PROMOTE
@@ -100,7 +101,7 @@ def measure_workers(workers: int, trials: int, reports: int, suggester: str, fol
         started = SweepStarted(sweep=sweep.to_dict(), direction="max", classes=classes, data={}, versions={})
         log.append(started)
         search = Search.replay(sweep, [started], log.append)
-        driver = ray_runner._Driver(search, run, sweep.resources)
+        driver = Driver(search, run, sweep.resources, lambda: {"CPU": float(workers)})
         rng = np.random.default_rng(0)
         payloads = [report_payload(rng, epoch) for epoch in range(1, reports + 1)]
         at_work = {f"worker{number}": SimulatedWorker(reports, payloads, rng) for number in range(workers)}

@@ -1,6 +1,7 @@
 """The page that `rungwise dashboard` shows: the runs of a folder, and one of them as it goes on."""
 
 import argparse
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -76,7 +77,7 @@ def _state(entry: Snapshot | RunError) -> str:
 def _wait_for_runs(reader: RunsReader) -> None:
     st.title("No runs yet", anchor=False)
     st.text(f"{reader.runs} holds no runs. Start one, and it appears here:")
-    st.code(f"rungwise run SWEEP.yaml --runs {reader.runs}", language=None)
+    st.code(f"rungwise run SWEEP.yaml --runs {shlex.quote(str(reader.runs))}", language=None)
     if (reader.runs / "events.jsonl").is_file():
         st.text(f"This folder is itself a run: start the dashboard with --runs {reader.runs.parent}")
     if _read(reader):
@@ -144,7 +145,8 @@ def _show_header(results: Snapshot) -> None:
         "selects by, so expect a little less on new rows"
     )
     if results.state == "interrupted":
-        st.warning(f"No driver is at work on this run. Go on with: `rungwise resume {results.folder.path}`")
+        st.warning("No driver is at work on this run. Go on with:")
+        st.code(f"rungwise resume {shlex.quote(str(results.folder.path))}", language=None)
     elif results.state == "failed" and results.run.ended:
         st.error(plain(results.run.ended.reason), title="The run failed")
     elapsed = results.run.elapsed(now if results.state == "running" else None)
@@ -162,7 +164,7 @@ def _dataset(dataset: object) -> str:
 
 def _show_no_result(results: Snapshot) -> None:
     trials = results.run.trials.values()
-    if all(trial.status in ("failed", "infeasible") for trial in trials):
+    if all(trial.is_finished for trial in trials):  # a score would be the best one
         reason = tables.first_line(next(iter(trials)).reason)
         st.error(plain(f"The first: {reason}"), title="No trial has succeeded so far")
     else:
@@ -258,7 +260,8 @@ def _show_classes(results: Snapshot, trials: list[Trial]) -> None:
         key=_key(results, f"classes:{numbers[0]}"),  # a new best trial is shown by itself
     )
     assert results.run.started is not None
-    frame = tables.classes(results.run.trials[number], results.run.started.classes)
+    repeat = results.run.sweep.get("validation", {}).get("repeat", 1)
+    frame = tables.classes(results.run.trials[number], results.run.started.classes, repeat)
     if lost := tables.lost_classes(frame):
         st.error(plain(lost), title=f"Trial {number} has lost a class")
     if small := tables.small_classes(frame):
@@ -283,12 +286,12 @@ def _show_failures(results: Snapshot) -> None:
     frame = tables.failures(results)
     if frame.empty:
         return
-    st.subheader("Failed and infeasible trials", anchor=False)
+    st.subheader("Failed, or without a score", anchor=False)
     st.dataframe(
         frame,
         hide_index=True,
         column_config={"reason": st.column_config.TextColumn(width="large")},
-        alt="Trials without a model, with the first line of the reason",
+        alt="Trials that failed or have no score, with the first line of the reason",
     )
 
 

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pandas
 
@@ -70,25 +70,20 @@ class RunReader:
     def read(self) -> Snapshot:
         """The run as it stands. Raises RunError when its log cannot be read."""
         with self._lock, _told_plainly(self.folder.events):
-            is_locked = self.folder.is_locked()  # asked first: a driver that ends now has written its end
+            since = self.folder.locked_since()  # asked first: a driver that ends now has written its end
             self._follow()
             run = self._run_for_viewers()
         run.check_begun(self.folder.path)
-        return Snapshot(self.folder, run, state_of(run.ended, is_locked), self._updated)
+        return Snapshot(self.folder, run, state_of(run.ended, since), self._updated)
 
     def curves(self, trials: Iterable[int]) -> pandas.DataFrame:
-        """One row an epoch of these trials: trial, epoch, every metric, every curve. Reads their lines only.
+        """One row an epoch of these trials: trial, epoch, every metric, every curve. Reads their lines only,
+        and those once.
 
         Raises RunError when the log cannot be read.
         """
         with self._lock, _told_plainly(self.folder.events):
-            rows = [
-                {"trial": event.trial, "epoch": event.epoch, **event.metrics, **event.curves}
-                for trial in trials
-                for offset in self._reports.get(trial, ())
-                for event, _ in islice(read_events(self.folder.events, offset), 1)
-                if isinstance(event, Reported)
-            ]
+            rows = [row for trial in trials for row in self._rows_of(trial)]
         return pandas.DataFrame(rows, columns=None if rows else ["trial", "epoch"])
 
     def _start_over(self) -> None:
@@ -99,6 +94,8 @@ class RunReader:
         self._updated = 0.0
         self._reports: dict[int, list[int]] = {}
         """Where each trial's reports begin in the log: curves are read when somebody wants to see them."""
+        self._rows: dict[int, list[dict[str, Any]]] = {}
+        """Of the trials whose curves somebody saw, an epoch each."""
 
     def _follow(self) -> None:
         """Fold what was appended since; from the beginning when the log is another one than before."""
@@ -118,6 +115,15 @@ class RunReader:
             if isinstance(event, Reported):
                 self._reports.setdefault(event.trial, []).append(self._offset)
             self._offset, self._updated, self._shared = end, event.time, None
+
+    def _rows_of(self, trial: int) -> list[dict[str, Any]]:
+        rows, offsets = self._rows.setdefault(trial, []), self._reports.get(trial, [])
+        for offset in offsets[len(rows) :]:
+            event, _ = next(read_events(self.folder.events, offset), (None, 0))
+            if not isinstance(event, Reported):
+                break  # the log is another one by now: the next look begins anew
+            rows.append({"trial": trial, "epoch": event.epoch, **event.metrics, **event.curves})
+        return rows
 
     def _run_for_viewers(self) -> Run:
         """A copy that stays as it is while another viewer's visit folds on."""

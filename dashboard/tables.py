@@ -67,14 +67,18 @@ def curve_names(curves: pandas.DataFrame, objective: str) -> list[str]:
     return sorted(names, key=lambda name: (name != objective, name not in METRICS, name))
 
 
-def classes(trial: Trial, names: Sequence[str]) -> pandas.DataFrame:
-    """Recall, precision, F1 and validation rows of each class, at the best epoch of a trial that has one."""
+def classes(trial: Trial, names: Sequence[str], repeat: int = 1) -> pandas.DataFrame:
+    """Recall, precision, F1 and validation rows of each class, at the best epoch of a trial that has one.
+
+    Where the rows were divided ``repeat`` times, they are those of one division: judging a row again tells
+    nothing new of its class.
+    """
     scores = per_class(np.array(trial.confusion, np.int64))
     columns = {
         "recall": scores.recall,
         "precision": scores.precision,
         "f1": scores.f1,
-        "rows": scores.support,
+        "rows": np.rint(scores.support / repeat).astype(np.int64),
     }
     return pandas.DataFrame({"class": list(names), **columns})
 
@@ -99,8 +103,9 @@ def small_classes(frame: pandas.DataFrame) -> str:
 
 
 def failures(results: Results) -> pandas.DataFrame:
-    """Trials that ended without a model, failed ones first, each with the first line of the reason."""
-    trials = [trial for trial in results.run.trials.values() if trial.status in ("failed", "infeasible")]
+    """Trials that failed, then those that ended without a score, each with the first line of the reason."""
+    ended = [trial for trial in results.run.trials.values() if trial.is_finished]
+    trials = [trial for trial in ended if trial.status == "failed" or not trial.best_epoch]
     trials.sort(key=lambda trial: (trial.status, trial.number))
     return pandas.DataFrame(
         {

@@ -45,8 +45,8 @@ class AheadWorker:
 
     def __init__(self, training: Training) -> None:
         self._training = training
-        self._worker = Worker(training)
         self._thread = ThreadPoolExecutor(1, "train")
+        self._worker = self._thread.submit(Worker, training).result()  # what imports set up may be per thread
         self._stretch: Stretch | None = None
         self._messages: Generator[Report | Ended] | None = None
         """Of the present stretch; only the thread touches what is inside."""

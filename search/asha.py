@@ -16,10 +16,10 @@ While a rung holds fewer than ``reduction`` results:
   the results before them that holds later on. With one result before it, that means: if it is no worse.
 """
 
-from bisect import bisect_right, insort
+import math
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
 from itertools import takewhile
-from math import floor, isnan
 from typing import Literal
 
 from search.events import Decision
@@ -39,13 +39,21 @@ class Rung:
     num_promoted: int = 0
 
     def promotable(self, reduction: int) -> list[int]:
-        """The trials that wait here and are among the best ``1/reduction`` of all results, best first."""
-        quota = len(self.values) // reduction
-        among_best = takewhile(lambda entry: self._num_better(-entry[0]) < quota, self.waiting)
-        return [trial for _, trial in among_best]
+        """The trials that wait here and are among the best ``1/reduction`` of all results, best first.
 
-    def _num_better(self, value: float) -> int:
-        return len(self.values) - bisect_right(self.values, value)
+        Of equals those that went on already come first, then the earlier trials: a rung where all are equal
+        promotes no more than any other.
+        """
+        quota = len(self.values) // reduction
+        among_best = takewhile(lambda place: self._num_before(place) < quota, range(len(self.waiting)))
+        return [self.waiting[place][1] for place in among_best]
+
+    def _num_before(self, place: int) -> int:
+        """How many results rank before that of the trial at this place of ``waiting``."""
+        negative = self.waiting[place][0]
+        num_as_good = len(self.values) - bisect_left(self.values, -negative)
+        num_waiting_from_here = bisect_right(self.waiting, (negative, math.inf)) - place
+        return num_as_good - num_waiting_from_here
 
 
 class Asha:
@@ -72,7 +80,7 @@ class Asha:
 
         Every report of a trial comes here once, in the order in which it was made.
         """
-        if isnan(value):
+        if math.isnan(value):
             return "stop"
         rung = self.rungs.get(epoch)
         if rung is None:
@@ -133,6 +141,6 @@ def _percentile(ascending: list[float], share: float) -> float | None:
     if not ascending:
         return None
     position = share * (len(ascending) - 1)
-    below = floor(position)
+    below = math.floor(position)
     above = min(below + 1, len(ascending) - 1)
     return ascending[below] + (position - below) * (ascending[above] - ascending[below])

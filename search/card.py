@@ -120,8 +120,8 @@ def _by_class(name: str, part: Evaluation, classes: Sequence[str], repeat: int) 
     )
     yield ""
     if repeat > 1:
-        yield f"Rows were divided anew and judged {repeat} times over: the table counts each row judged"
-        yield f"{repeat} times as one, the matrix as {repeat}."
+        yield f"Rows were divided anew {repeat} times: the table counts as many as are judged in one such"
+        yield "division, the matrix those of all."
         yield ""
     yield "Confusion matrix, rows true, columns predicted; the interval is that of the recall (Wilson):"
     yield ""
@@ -148,7 +148,7 @@ def _use(about: ExportedModel) -> Iterator[str]:
     yield ""
     yield f"    rungwise predict FOLDER {inputs}"
     yield ""
-    yield "- It prints a table; `--csv` and `--json` are for programs."
+    yield "- It prints a table; `--output csv` and `--output json` are for programs."
     yield from _input_lines(about)
     for name in about.formats:
         if name in FORMATS:
@@ -194,7 +194,7 @@ def _limits(about: ExportedModel) -> Iterator[str]:
 
 
 def _once(counts: NDArray[np.int64], repeat: int) -> NDArray[np.int64]:
-    """Counts of rows that were judged ``repeat`` times: no row says more for being judged again."""
+    """Of counts over ``repeat`` divisions those of one: no row says more for being judged again."""
     return np.rint(counts / repeat).astype(np.int64)
 
 

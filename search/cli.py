@@ -26,9 +26,9 @@ from search.progress import console, leaderboard, short, watched
 from search.results import Results, load_run
 from spaces.params import Fault, SpaceError
 from spaces.sweep import trainer_name
+from trainers.catalog import space_yaml
 from trainers.contract import DataError, Fold
 from trainers.folds import make_folds
-from trainers.hypermodel_space import space_yaml
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 CHECKED_DRAWS = 20
@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `rungwise best | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:  # it names the file: one that may not be read or written, say
+        return _complain(error, BAD_INPUT)
 
 
 def _complain(error: Exception, code: int) -> int:
@@ -134,8 +136,12 @@ def _parser() -> argparse.ArgumentParser:
         "--trust", action="store_true", help="let a model of a trainer of your own run that trainer's code"
     )
 
-    space = command("space", _space, "print the space of a KerasTuner hypermodel as YAML for a sweep")
-    space.add_argument("hypermodel", metavar="MODULE:NAME", help="a HyperModel, or a function build(hp)")
+    space = command("space", _space, "what a trainer lets vary, as YAML for a sweep")
+    space.add_argument(
+        "trainer",
+        metavar="TRAINER",
+        help="as in a sweep (keras/cnn), a classifier (sklearn.svm.SVC), or module:name of a hypermodel",
+    )
 
     dashboard = command("dashboard", _dashboard, "look at runs in a browser; listens on 127.0.0.1 only")
     dashboard.add_argument("--port", type=_count, default=8501)
@@ -319,7 +325,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _space(options: argparse.Namespace) -> int:
-    print(space_yaml(options.hypermodel), end="")
+    print(space_yaml(options.trainer), end="")
     return DONE
 
 

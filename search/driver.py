@@ -50,18 +50,19 @@ def unwatched(search: Search) -> Iterator[None]:
     yield
 
 
-def load_checked_sweep(path: Path | str, overrides: Sequence[str] = ()) -> Sweep:
+def load_checked_sweep(path: Path | str, overrides: Sequence[str] = (), threads: int | None = None) -> Sweep:
     """Read a sweep and check all of it: its own rules, and its names against trainers, data sets and metrics.
 
-    Raises SpaceError with every fault, each with file and line.
+    ``threads`` are those of a run that began with others than the sweep has now, see ``threads_of``. Raises
+    SpaceError with every fault, each with file and line.
     """
-    return load_sweep(Path(path), overrides, check=_faults)
+    return load_sweep(Path(path), overrides, check=partial(_faults, threads))
 
 
-def _faults(sections: Mapping[str, Any]) -> Iterator[Fault]:
+def _faults(threads: int | None, sections: Mapping[str, Any]) -> Iterator[Fault]:
     if "resources" in sections:
         # Finding a hypermodel's space starts TensorFlow, which asks for its threads then and never again.
-        use_threads(sections["resources"].threads)
+        use_threads(threads or sections["resources"].threads)
     yield from trainer_faults(sections)
 
 
@@ -101,7 +102,7 @@ def run_sweep(
             with EventLog(folder.events) as log:
                 log.append(started)
                 search = Search.replay(sweep, [started], log.append, structure=structure)
-                training = training_of(sweep, dataset, splits, runs)
+                training = training_of(sweep, dataset, splits, runs, sweep.resources.threads)
                 return _drive(search, log, partial(train, search, training, folder), watch)
 
 
@@ -123,8 +124,8 @@ def resume_run(
         before = Run.read(folder.events)
         before.check_begun(folder.path)
         assert before.started
-        as_logged = Sweep.from_dict(before.sweep)
-        sweep = load_checked_sweep(folder.sweep, overrides)
+        as_logged, threads = Sweep.from_dict(before.sweep), threads_of(before.started)
+        sweep = load_checked_sweep(folder.sweep, overrides, threads)
         _refuse_other_search(as_logged, sweep, folder.sweep)
         if not as_started:
             _refuse_changed_source(before.started)
@@ -142,7 +143,7 @@ def resume_run(
         log.append(resumed)
         search.run.apply(resumed)
         write_text(folder.sweep, sweep.to_yaml())
-        training = training_of(sweep, dataset, splits, folder.path.parent)
+        training = training_of(sweep, dataset, splits, folder.path.parent, threads)
         return _drive(search, log, partial(train, search, training, folder), watch)
 
 
@@ -210,13 +211,19 @@ def load_rows(sweep: Sweep, runs: Path) -> tuple[Dataset, Splits]:
     return dataset, split_rows(dataset, sweep.validation, sweep.search.seed)
 
 
-def training_of(sweep: Sweep, dataset: Dataset, splits: Splits, runs: Path) -> Training:
+def threads_of(started: SweepStarted) -> int:
+    """A sum's last bits depend on how many threads add, so a run keeps to those that it began with, whatever
+    CPUs its trials are given later."""
+    return Sweep.from_dict(started.sweep).resources.threads
+
+
+def training_of(sweep: Sweep, dataset: Dataset, splits: Splits, runs: Path, threads: int) -> Training:
     """What every worker of a run is given."""
     return Training(
         trainer=sweep.trainer,
         objective=sweep.objective,
         fixed=dict(sweep.fixed),
-        threads=sweep.resources.threads,
+        threads=threads,
         folds=make_folds(dataset, splits, sweep.epochs, cache=cache_of(runs)),
         y_valid=y_valid(dataset, splits),
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from search.card import model_card
-from search.driver import load_rows, versions_of
+from search.driver import load_rows, threads_of, versions_of
 from search.events import Reported, RunError, Trial, read_events
 from search.exported import (
     ABOUT,
@@ -66,7 +66,7 @@ def export_trial(
     _check_free(to)
     assert results.run.started
     sweep = Sweep.from_dict(results.run.sweep)
-    use_threads(sweep.resources.threads)
+    use_threads(threads_of(results.run.started))
     trainer = load_trainer(sweep.trainer)  # first of all: reading the rows may import Keras
     dataset, splits = _unchanged_rows(results, sweep)
     settings = trainer.Settings(**sweep.fixed, **chosen.params)

@@ -57,7 +57,7 @@ class Input(_Part):
         if not self.is_image:
             return f"vectors of {self.shape[0]} numbers"
         height, width, channels = self.shape
-        return f"images of {width}x{height}, {'grey' if channels == 1 else 'RGB'}"
+        return f"images of {width}x{height}, {_COLOURS.get(channels, f'{channels} channels')}"
 
 
 class Evaluation(_Part):

@@ -12,6 +12,7 @@ import difflib
 import fcntl
 import io
 import json
+import math
 import os
 import shutil
 import socket
@@ -24,6 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.events import RunError, RunFailed
+
+_BEFORE_THE_LOG = {"lock", "sweep.yaml", ".sweep.yaml"}
+"""All that a run has which ended before its log began."""
 
 Files = Mapping[str, bytes]
 """The files of a checkpoint folder, by their path in it, such as fold-1/about.json."""
@@ -54,7 +58,7 @@ class RunFolder:
         """Make the folder. Raises RunError when the name is taken or cannot be made."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            taken = any(entry.name != "lock" for entry in self.path.iterdir())
+            taken = self._holds_something()
         except OSError as error:
             raise RunError(f"cannot make the run folder {self.path}: {error.strerror}") from None
         if taken:
@@ -62,6 +66,13 @@ class RunFolder:
                 f"run {self.name!r} already exists ({self.path}); choose another name with --name, "
                 f"or go on with it: rungwise resume {self.path}"
             )
+
+    def _holds_something(self) -> bool:
+        """Whether there is more than what a run left that ended before the first line of its log."""
+        there = {entry.name for entry in self.path.iterdir()}
+        if self.events.name in there and not self.events.stat().st_size:
+            there.remove(self.events.name)
+        return bool(there) and not ("lock" in there and there <= _BEFORE_THE_LOG)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -81,20 +92,24 @@ class RunFolder:
 
     @staticmethod
     def _lock_patiently(file: int) -> bool:
-        """Try for a second: whoever asks ``is_locked`` holds a shared lock for an instant."""
+        """Try for a second: whoever asks ``locked_since`` holds a shared lock for an instant."""
         for _ in range(20):
             if _try_lock(file, fcntl.LOCK_EX):
                 return True
             time.sleep(0.05)
         return False
 
-    def is_locked(self) -> bool:
-        """Whether a driver is at work on this run now."""
+    def locked_since(self) -> float | None:
+        """When the driver that is at work took the run up, in seconds since the epoch; None without one."""
         try:
             with (self.path / "lock").open() as file:
-                return not _try_lock(file.fileno(), fcntl.LOCK_SH)
+                if _try_lock(file.fileno(), fcntl.LOCK_SH):
+                    return None
+                return float(json.load(file)["since"])
         except FileNotFoundError:
-            return False
+            return None
+        except (ValueError, KeyError):
+            return math.inf  # it is just about to say so
 
     def driver(self) -> str:
         """Who holds the lock, or held it last."""

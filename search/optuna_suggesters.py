@@ -83,7 +83,10 @@ class OptunaSuggester:
             )
 
     def report(self, number: int, epoch: int, value: float, seconds: float) -> None:
-        self._storage.set_trial_intermediate_value(self._id(number), epoch, value)
+        worst = -math.inf  # CMA-ES would sort NaN anywhere
+        self._storage.set_trial_intermediate_value(
+            self._id(number), epoch, worst if math.isnan(value) else value
+        )
 
     def rest(self, number: int) -> None:
         self._storage.set_trial_state_values(self._id(number), TrialState.PRUNED)

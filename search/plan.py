@@ -23,6 +23,7 @@ from search.trial_loop import Worker
 from spaces.sweep import Sweep, trainer_name
 from trainers.datasets import Dataset
 from trainers.folds import Splits, class_counts
+from trainers.keras_backend import no_gpu
 from trainers.metrics import FEW_ROWS, score, wilson
 
 DRAWS = 200
@@ -79,7 +80,7 @@ def make_plan(sweep: Sweep, runs: Path, measure: bool = True, draws: int = DRAWS
     where the trainer lacks something that every model needs.
     """
     dataset, splits = load_rows(sweep, runs)
-    training = training_of(sweep, dataset, splits, runs)
+    training = training_of(sweep, dataset, splits, runs, sweep.resources.threads)
     worker = Worker(training)  # before anything is built: it sets the threads that libraries will use
     begun = time.perf_counter()
     builds = built(sweep, training.folds[0], draws)
@@ -141,6 +142,11 @@ def _warnings(
         return
     if sweep.resources.cpu > cost.cpus:
         yield f"a trial asks for {sweep.resources.cpu:g} CPUs, this machine has {cost.cpus}"
+    if sweep.resources.gpu > cost.gpus:
+        there = "times are those of its CPUs" if not cost.gpus else "it cannot run here"
+        yield f"a trial asks for {sweep.resources.gpu:g} GPUs, this machine has {cost.gpus}: {there}"
+    elif sweep.resources.gpu and (why := no_gpu()):
+        yield why
     free = _free_bytes(runs)
     if cost.disk_bytes and cost.disk_bytes.high > free:
         yield f"the disk may not do: {shown_bytes(free)} are free where runs lie"

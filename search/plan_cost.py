@@ -20,6 +20,8 @@ from trainers.contract import Fold
 SIMULATED_TRIALS = 20_000
 """Trials over all simulated searches: enough to see how far chance goes, done in a moment."""
 NOTICEABLE_BYTES = 1_000_000
+GPUS = Path("/proc/driver/nvidia/gpus")
+"""Where NVIDIA's driver has a folder for each."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Cost:
     """What the whole sweep is expected to cost here, from the samples and the ladder."""
 
     cpus: int
+    gpus: int
     parallel: int
     """Trials at a time."""
     work_s: Range
@@ -198,7 +201,12 @@ def cost_of(
     epoch_s = Range.of(times)
     startup_s = Range.of([sample.startup_s for sample in samples if sample.startup_s is not None] or [0.0])
     cpus = os.cpu_count() or 1
-    parallel = min(ladder.trials, max(1, int(cpus / sweep.resources.cpu)))
+    gpus = len(list(GPUS.glob("*")))
+    slots = [
+        cpus / sweep.resources.cpu,
+        *([gpus / sweep.resources.gpu] if gpus and sweep.resources.gpu else []),
+    ]
+    parallel = min(ladder.trials, max(1, int(min(slots))))
     work_s = ladder.epochs * epoch_s + ladder.stretches.at_most(structures * parallel) * startup_s
     one_trial_s = epoch_s * max(ladder.reached) + startup_s
     wall_s = (work_s * (1 / parallel)).at_least(one_trial_s)
@@ -207,6 +215,7 @@ def cost_of(
     budget_s = 60 * (sweep.budget.minutes or math.inf)
     return Cost(
         cpus=cpus,
+        gpus=gpus,
         parallel=parallel,
         work_s=work_s,
         wall_s=wall_s,

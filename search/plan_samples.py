@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from search.events import RunError
 from search.search import Ended, Report, Stretch, derived_seed, reported
-from search.trial_loop import Training, Worker, faults_of
+from search.trial_loop import NO_REASON, Training, Worker, faults_of
 from spaces.params import Fault, SpaceError, Value
 from spaces.sweep import Sweep, trainer_name
 from trainers.catalog import load_trainer
@@ -138,7 +138,7 @@ def _build(trainer: Trainer, sweep: Sweep, params: dict[str, Value], fold: Fold)
     except ValidationError as error:
         return Build(params, reason=faults_of(error))
     except Infeasible as error:
-        return Build(params, reason=str(error))
+        return Build(params, reason=str(error) or NO_REASON)
     except TrainError as error:  # the fault of no configuration: none could be trained
         raise RunError(f"{trainer_name(sweep.trainer)} cannot train here: {error}") from error
     except Exception as error:  # whatever a hypermodel's author may raise: a worker would go on as well
@@ -187,7 +187,7 @@ def _sample(worker: Worker, build: Build, seed: int) -> Sample:
         may_pause=True,
     )
     once_s = _done_once(worker.training, stretch)
-    _forget(worker.training)
+    _forget(worker)
     reports: list[Report] = []
     ended: Ended | None = None
     with _time_limit(SAMPLE_S), closing(worker.train(stretch, None)) as messages:
@@ -233,13 +233,13 @@ def _of_few_rows(training: Training) -> Training:
     return replace(training, folds=(fold,), y_valid=(y_valid[:1],))
 
 
-def _forget(training: Training) -> None:
+def _forget(worker: Worker) -> None:
     """Leave nothing that the next trial could start with: each is to start anew."""
-    getattr(load_trainer(training.trainer), "forget", lambda: None)()
+    getattr(worker.trainer, "forget", lambda: None)()
 
 
 def _first_epoch_s(worker: Worker, stretch: Stretch) -> float:
-    _forget(worker.training)
+    _forget(worker)
     begun = time.perf_counter()
     with closing(worker.train(stretch, None)) as messages:
         next(messages)  # be it that these rows are too few for it

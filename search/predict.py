@@ -100,7 +100,7 @@ class Predictions:
             yield {**dict(zip(_TOLD, told, strict=True)), "probabilities": by_class}
 
     def _second(self, number: int) -> tuple[str, float]:
-        k = int(self.probabilities[number].argsort(kind="stable")[-2])
+        k = int((-self.probabilities[number]).argsort(kind="stable")[1])
         return self.classes[k], float(self.probabilities[number, k])
 
 

@@ -30,7 +30,8 @@ _IDLERS = ("start_api_server", "start_monitor", "start_log_monitor")
 def start(sweep: Sweep, afterwards: ExitStack) -> Runner:
     """See ``runner.Start``. Uses the cluster at RAY_ADDRESS if that is set, else one of its own.
 
-    The runner raises RunFailed when this machine has no room for a trial, and as ``ray_runner.run`` does.
+    The runner raises RunFailed when no cluster is there, or this machine has no room for a trial, and as
+    ``ray_runner.run`` does.
     """
     if ray.is_initialized():
         return partial(_run, None)
@@ -45,11 +46,21 @@ def start(sweep: Sweep, afterwards: ExitStack) -> Runner:
 def _connect(sweep: Sweep) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     if address := os.environ.get("RAY_ADDRESS"):  # a cluster elsewhere may grow; this machine does not
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _told_plainly(f"cannot use the Ray cluster at {address} (RAY_ADDRESS)"):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return
-    with _without_idlers():
+    with _told_plainly("cannot start Ray on this machine"), _without_idlers():
         ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     _check_room(sweep.resources)
+
+
+@contextmanager
+def _told_plainly(what: str) -> Iterator[None]:
+    """Ray's own errors are of many kinds, some of many lines: versions that differ, a token that is wrong."""
+    try:
+        yield
+    except Exception as error:
+        raise RunFailed(f"{what}: {error}\nresume the run when that is mended") from error
 
 
 @contextmanager
@@ -76,7 +87,7 @@ def _run(connecting: Future[None] | None, search: Search, training: Training, fo
 
     if connecting:
         connecting.result()
-    run(search, training, folder)
+    run(search, training, folder, stays=connecting is None)
 
 
 def _check_room(resources: Resources) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,7 +46,10 @@ class Results:
         """The trials with the best objective at their best epoch: best first, the earlier of equals."""
         sign = -1 if self.run.direction == "max" else 1
         ranked = [trial for trial in self.run.trials.values() if trial.best_epoch]
-        return sorted(ranked, key=lambda trial: (sign * trial.best_value, trial.number))[:top]
+        first = self.run.best  # of equals the one that was there first
+        return sorted(ranked, key=lambda trial: (sign * trial.best_value, trial is not first, trial.number))[
+            :top
+        ]
 
     def frame(self) -> "pandas.DataFrame":
         """One row a trial: status, params as ``param.*``, metrics of the best epoch, epochs, seconds."""
@@ -74,7 +77,7 @@ class Results:
         """
         import pandas
 
-        wanted = {trials} if isinstance(trials, int) else set(trials)
+        wanted = set(trials) if isinstance(trials, Iterable) else {int(trials)}  # NumPy's whole numbers too
         if missing := wanted - self.run.trials.keys():
             raise KeyError(f"run {self.folder.name!r} has no trial {sorted(missing)[0]}")
         rows = [
@@ -113,16 +116,17 @@ def load_run(run: str | Path, runs: Path | None = None) -> Results:
     Raises RunError when there is no such run or its log cannot be read.
     """
     folder = find_run(os.fspath(run), runs)
-    is_locked = folder.is_locked()  # asked first: a driver that ends meanwhile has written its end
+    since = folder.locked_since()  # asked first: a driver that ends meanwhile has written its end
     folded = Run.read(folder.events)
     folded.check_begun(folder.path)
-    return Results(folder, folded, state_of(folded.ended, is_locked))
+    return Results(folder, folded, state_of(folded.ended, since))
 
 
-def state_of(ended: SweepEnded | None, is_locked: bool) -> State:
-    if ended is not None:
+def state_of(ended: SweepEnded | None, locked_since: float | None) -> State:
+    """Of a run whose log ends so, if a driver is at work on it since then; one that came later resumes it."""
+    if ended is not None and (locked_since is None or locked_since <= ended.time):
         return ended.state
-    return "running" if is_locked else "interrupted"
+    return "interrupted" if locked_since is None else "running"
 
 
 def metrics_shown(objective: str) -> list[str]:

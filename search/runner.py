@@ -34,12 +34,16 @@ def accept(search: Search, folder: RunFolder, *messages: Report | Ended, ahead: 
 
 
 def _accept_reports(search: Search, folder: RunFolder, reports: Sequence[Report], ahead: int) -> Decision:
-    for report in reports:
-        if report.checkpoint is not None:
-            folder.write_checkpoint(report.trial, report.epoch, report.checkpoint)
-        if report.probabilities is not None:
-            folder.write_predictions(report.trial, report.epoch, report.probabilities)
-    trial = search.run.trials[reports[0].trial]
+    *earlier, last = reports
+    if earlier and (last.checkpoint is not None or last.probabilities is not None):
+        # Files belong to the last one, see AheadWorker.listen: they are kept only if it is still wanted.
+        decision = _accept_reports(search, folder, earlier, ahead + 1)
+        return decision if decision != "continue" else _accept_reports(search, folder, [last], ahead)
+    if last.checkpoint is not None:
+        folder.write_checkpoint(last.trial, last.epoch, last.checkpoint)
+    if last.probabilities is not None:
+        folder.write_predictions(last.trial, last.epoch, last.probabilities)
+    trial = search.run.trials[last.trial]
     kept = {trial.best_checkpoint, trial.last_checkpoint}
     decision = search.report(*reports, ahead=ahead)
     keep = {trial.best_checkpoint, trial.last_checkpoint}

@@ -43,6 +43,8 @@ class Suggester(Protocol):
 def load_suggester(sweep: Sweep) -> Suggester:
     """The suggester that a sweep names."""
     name, space, seed = sweep.search.suggester, sweep.space, sweep.search.seed
+    if not space.params and name != "grid":
+        return Random(space, seed)  # one configuration, trained with as many seeds as there are trials
     match name:
         case "random":
             return Random(space, seed)

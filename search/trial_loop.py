@@ -28,6 +28,7 @@ from trainers.catalog import load_trainer
 from trainers.contract import Epoch, Fold, Infeasible
 from trainers.metrics import METRICS, score
 
+NO_REASON = "no reason was given"
 SAVING_SHARE = 0.02
 """At most this part of the training time goes into checkpoints nobody asked for."""
 
@@ -77,13 +78,17 @@ class Saving:
 
 @dataclass
 class Worker:
-    """Trains stretch after stretch for one run; keeps whatever stays the same between them."""
+    """Trains stretch after stretch for one run; keeps whatever stays the same between them.
+
+    Raises SpaceError where the run's trainer cannot be loaded: that is no trial's fault.
+    """
 
     training: Training
     saving: Saving = field(default_factory=Saving)
 
     def __post_init__(self) -> None:
         use_threads(self.training.threads)
+        self.trainer = load_trainer(self.training.trainer)
 
     def train(self, stretch: Stretch, start: Path | None) -> Generator[Report | Ended]:
         """Yield each epoch's report, then how the trial ended if it ended by itself.
@@ -97,14 +102,13 @@ class Worker:
         except ValidationError as error:
             yield Ended(stretch.trial, "infeasible", faults_of(error))
         except Infeasible as error:
-            yield Ended(stretch.trial, "infeasible", str(error))
+            yield Ended(stretch.trial, "infeasible", str(error) or NO_REASON)
         except Exception as error:  # a failing trial is data
             reason = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
             yield Ended(stretch.trial, "failed", reason)
 
     def _reports(self, stretch: Stretch, start: Path | None) -> Generator[Report]:
-        training = self.training
-        trainer = load_trainer(training.trainer)
+        training, trainer = self.training, self.trainer
         settings = trainer.Settings(**training.fixed, **stretch.params)
         sign = 1 if METRICS[training.objective] == "max" else -1
         y_valid = np.concatenate(training.y_valid)

@@ -93,6 +93,10 @@ def dump_yaml(tree: dict[str, Any]) -> str:
 # ---- laying one over the other ----
 
 
+_NAMES_A_KIND = {"dataset": ("kind",), "trainer": ("name", "hypermodel", "estimator")}
+"""Keys that say what a section is about; another one has other keys, so nothing of the parent's is left."""
+
+
 def _merged(parent: Branch, child: Branch) -> Branch:
     """``child`` over ``parent``, key by key within each section."""
     sections = dict(parent.value)
@@ -104,8 +108,8 @@ def _merged(parent: Branch, child: Branch) -> Branch:
 
 
 def _merged_section(name: str, parent: Branch | None, child: Branch) -> Branch:
-    is_new_dataset = name == "dataset" and "kind" in child.children  # each kind has keys of its own
-    if parent is None or is_new_dataset or not (parent.is_mapping and child.is_mapping):
+    is_new = any(key in child.children for key in _NAMES_A_KIND.get(name, ()))
+    if parent is None or is_new or not (parent.is_mapping and child.is_mapping):
         return child
     return replace(parent, value=parent.children | child.children)
 

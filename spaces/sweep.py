@@ -42,6 +42,9 @@ Check = Callable[[Mapping[str, Any]], Iterable[Fault]]
 
 # ---- the model ----
 
+MOST_POINTS = 1_000_000
+"""A grid is listed whole."""
+
 
 class _Section(BaseModel):
     """Every field's description says what is allowed, in words that can follow "must be"."""
@@ -293,15 +296,30 @@ def _conflicts(sections: Mapping[str, Any]) -> Iterator[Fault]:
     space = _settled(sections.get("space", {}), fixed)
     validation = sections.get("validation")
     if validation and validation.holdout and validation.kfold:
-        message = "is given beside holdout; keep one of the two, or set holdout: null"
+        message = "is given beside holdout; keep one of the two: set the other one to null"
         yield Fault(("validation", "kfold"), message)
     for name in fixed:
         if name in space:
             yield Fault(("fixed", name), "is also in space; keep one of the two")
     if search and search.suggester == "grid":
         yield from (_endless(name, param) for name, param in space.items() if param.size is None)
+        if (size := _grid_size(space)) > MOST_POINTS:
+            message = f"grid would list {size:,} configurations, {MOST_POINTS:,} at most; leave some out"
+            yield Fault(("space",), message)
+    if search and search.suggester == "nsga2" and asha:
+        message = (
+            "nsga2 learns from trials that train to their end, few of which do; set asha: off, or choose"
+        )
+        yield Fault(("search", "suggester"), f"{message} another suggester")
     if asha and epochs and asha.grace > epochs:
         yield Fault(("asha", "grace"), f"must be at most epochs, which is {epochs}, got {asha.grace}")
+
+
+def _grid_size(space: Mapping[str, Param]) -> int:
+    try:
+        return Space(dict(space)).size or 0
+    except SpaceError:
+        return 0  # told elsewhere
 
 
 def _endless(name: str, param: Param) -> Fault:

@@ -4,16 +4,20 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
+from spaces.layers import dump_yaml
 from spaces.params import Choice, Fault, Param, SpaceError, Value, did_you_mean, shown
 from spaces.sweep import trainer_name
 from trainers.contract import Trainer
 from trainers.datasets import dataset_faults
 from trainers.hypermodel import HyperModelTrainer
+from trainers.hypermodel_space import hypermodel_yaml
+from trainers.imports import first_line, import_for
+from trainers.keras_backend import import_keras
 from trainers.keras_trainer import KerasTrainer
 from trainers.metrics import METRICS
 from trainers.sklearn_trainer import ESTIMATORS, EstimatorTrainer
@@ -39,12 +43,21 @@ def load_trainer(spec: str | Mapping[str, Any]) -> Trainer:
 
     Raises SpaceError with all that is wrong with ``spec``.
     """
+    try:
+        return _made(spec)
+    except SpaceError as error:
+        raise SpaceError(
+            *(replace(fault, where=("trainer", *fault.where)) for fault in error.faults)
+        ) from error
+
+
+def _made(spec: str | Mapping[str, Any]) -> Trainer:
     make, options = _maker(spec)
     known = [
         name for name, param in inspect.signature(make).parameters.items() if param.kind != param.VAR_KEYWORD
     ]
     faults = [
-        Fault(("trainer", name), _unknown_option(trainer_name(spec), name, known))
+        Fault((name,), _unknown_option(trainer_name(spec), name, known))
         for name in options
         if name not in known
     ]
@@ -52,10 +65,10 @@ def load_trainer(spec: str | Mapping[str, Any]) -> Trainer:
         raise SpaceError(*faults)
     try:
         return make(**options)
-    except SpaceError as error:
-        raise SpaceError(
-            *(replace(fault, where=("trainer", *fault.where)) for fault in error.faults)
-        ) from error
+    except SpaceError:
+        raise  # it says what is wrong
+    except Exception as error:  # a trainer of the user's own
+        raise _fault(f"{trainer_name(spec)!r} cannot be made: {first_line(error)}") from error
 
 
 def _maker(spec: str | Mapping[str, Any]) -> tuple[Callable[..., Trainer], dict[str, Any]]:
@@ -78,12 +91,10 @@ def _named(name: str) -> Callable[..., Trainer]:
     if not colon:
         known = f"{', '.join(TRAINERS)}, or module:Class"
         raise _fault(f"unknown trainer {name!r}; known: {known}{did_you_mean(name, TRAINERS)}")
-    try:
-        made_by = getattr(import_module(module), attribute)
-    except (ImportError, ValueError) as error:  # a ValueError if the module's name is empty
-        raise _fault(f"cannot import the module of {name!r}: {error}") from error
-    except AttributeError as error:
-        raise _fault(f"module {module} has no {attribute!r}; a trainer is named module:Class") from error
+    there = import_for(name, module)
+    if not hasattr(there, attribute):
+        raise _fault(f"module {module} has no {attribute!r}; a trainer is named module:Class")
+    made_by = getattr(there, attribute)
     if not hasattr(made_by, "train"):
         raise _fault(f"{name!r} is no trainer: it has no method train; see trainers/contract.py")
     return cast(Callable[..., Trainer], made_by)
@@ -95,7 +106,42 @@ def _unknown_option(trainer: str, name: str, known: list[str]) -> str:
 
 
 def _fault(message: str) -> SpaceError:
-    return SpaceError(Fault(("trainer",), message))
+    return SpaceError(Fault((), message))
+
+
+def space_yaml(name: str) -> str:
+    """What a sweep may say of a trainer, as YAML: of a hypermodel its space, of any other its params.
+
+    ``name`` is one that ``trainer:`` takes, or the path of a scikit-learn classifier, or "module:attribute"
+    of a hypermodel. Raises SpaceError if it is none of them.
+    """
+    module, colon, attribute = name.partition(":")
+    if colon:
+        import_keras()  # before the module does, which knows nothing of our settings
+    if colon and not hasattr(getattr(import_for(name, module), attribute, None), "train"):
+        return hypermodel_yaml(name)
+    is_path = "." in name and not colon
+    spec = {"estimator": name} if is_path else name
+    settings = load_trainer(spec).Settings
+    schemas = settings.model_json_schema(by_alias=False)["properties"]
+    params = [_param_yaml(name, field, schemas[name]) for name, field in settings.model_fields.items()]
+    head = "# Any of these may vary under `space:`, or be set under `fixed:`, as here to its default.\n"
+    return f"{head}{_entry('trainer', spec)}\nfixed:\n{''.join(params)}"
+
+
+def _param_yaml(name: str, field: FieldInfo, schema: Mapping[str, Any]) -> str:
+    """What the param is, and its default; as a comment if a sweep cannot say it."""
+    about = "; ".join(filter(None, (schema.get("description"), _allowed(name, schema))))
+    default = field.get_default(call_default_factory=True)
+    if isinstance(default, bool | int | float | str):
+        return f"  # {about}\n  {_entry(name, default)}\n"
+    return f"  # {about}\n  # {name}: {'has no default' if field.is_required() else default}\n"
+
+
+def _entry(name: str, value: Any) -> str:
+    """A line of a mapping in YAML."""
+    line = dump_yaml({name: value}).strip()
+    return line[1:-1] if line.startswith("{") else line
 
 
 def trainer_faults(sections: Mapping[str, Any]) -> Iterator[Fault]:
@@ -132,6 +178,13 @@ def _param_faults(settings: type[BaseModel], sections: Mapping[str, Any]) -> Ite
         for value in values:
             if message := _value_fault(settings, name, value):
                 yield Fault(where, message)
+    for name, param in sections.get("space", {}).items():
+        for other, wanted in param.when.items():
+            for value in (
+                wanted if other in sections.get("fixed", {}) and other in settings.model_fields else ()
+            ):
+                if message := _value_fault(settings, other, value):
+                    yield Fault(("space", name, "when"), f"{other}: {message}")
 
 
 def _ends(param: Param) -> tuple[Value, ...]:

@@ -111,7 +111,8 @@ class Trainer(Protocol):
     trials of which the second starts at once, or None; and ``forget()``, which lets go of what it keeps.
 
     Making a trainer is cheap: a driver makes one to read its ``Settings``, so heavy libraries are
-    imported by the methods that use them.
+    imported by the methods that use them. A worker makes one and trains trial after trial with it, so what it
+    keeps in ``self`` must change no trial's numbers.
     """
 
     Settings: type[BaseModel]

@@ -46,6 +46,9 @@ DATASETS: dict[str, Callable[[], Rows]] = {
 }
 """Data sets that need no mapping."""
 
+_NEARLY_BLACK = 16
+"""Of 255: what 12 bits come to in files of 16."""
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -166,6 +169,8 @@ def _finished(
     if x is None or faults:
         raise _data_error(rows.name, faults)
 
+    if isinstance(rows.x, ImageFiles):
+        notes += _dark_notes(int(x.max()))
     first = first_alike(x, kept)
     notes += _copies_notes(kept, first, y, is_test, duplicates)
     if duplicates == "drop":
@@ -190,6 +195,13 @@ def _finished(
         None if rows.groups is None else _numbered(rows.groups, kept),
         tuple(notes),
     )
+
+
+def _dark_notes(highest: int) -> list[str]:
+    return [
+        f"all images are nearly black: no pixel is above {highest} of 255; if 12 bits lie in files of 16,"
+        " save them with 8, or stretched to 16"
+    ] * (highest <= _NEARLY_BLACK)
 
 
 _T = TypeVar("_T")

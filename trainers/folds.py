@@ -14,6 +14,9 @@ from spaces.sweep import Validation
 from trainers.contract import DataError, Fold, take
 from trainers.datasets import Dataset
 
+_DEALS = 20
+"""How often groups are dealt anew before it is told that a class does not reach every side."""
+
 Rows = NDArray[np.int64]
 """Row numbers of a data set, in rising order: trainers shuffle for themselves, and rows that lie together
 can stay where they are."""
@@ -164,23 +167,30 @@ def _deal_rows(y: NDArray[np.int64], rows: Rows, num_sides: int, rng: np.random.
 def _deal_groups(
     dataset: Dataset, rows: Rows, shares: Sequence[float], rng: np.random.Generator
 ) -> list[Rows]:
-    """Deal whole groups, the largest first, each to the side that it brings nearest to its share.
+    """Deal whole groups, each to the side whose need of it is greatest for its size.
 
-    Every class weighs the same whatever its size: what is compared are shares of a class, not rows.
+    Larger groups come sooner, since small ones fill gaps better, but not strictly: sizes are taken at half to
+    all of what they are, or groups of different sizes would be divided in one way only, whatever the seed.
+    Every class weighs the same whatever its size: what is compared are shares of a class, not rows, and what
+    is missing of them by the side's own share, or the largest groups would all lie on the larger side.
     """
     assert dataset.groups is not None
     _, group = np.unique(dataset.groups[rows], return_inverse=True)
     counts = np.zeros((group.max() + 1, len(dataset.classes)))
     np.add.at(counts, (group, dataset.y[rows]), 1)
     portions = counts / np.maximum(counts.sum(axis=0), 1)
-    missing = np.repeat(np.asarray(shares)[:, None], len(dataset.classes), axis=1)
-    side_of = np.empty(len(counts), np.int64)
-    shuffled = rng.permutation(len(counts))
-    for number in shuffled[np.argsort(-counts[shuffled].sum(axis=1), kind="stable")]:
-        after = missing - portions[number]
-        side = int(np.argmin((after**2 - missing**2).sum(axis=1)))
-        missing[side], side_of[number] = after[side], side
-    sides = [rows[side_of[group] == side] for side in range(len(shares))]
+    share = np.asarray(shares)[:, None]
+    sides: list[Rows] = []
+    for _ in range(_DEALS):
+        missing = np.repeat(share, len(dataset.classes), axis=1)
+        side_of = np.empty(len(counts), np.int64)
+        for number in np.argsort(-counts.sum(axis=1) * rng.uniform(0.5, 1, len(counts))):
+            after = missing - portions[number]
+            side = int(np.argmin(((after**2 - missing**2) / share).sum(axis=1)))
+            missing[side], side_of[number] = after[side], side
+        sides = [rows[side_of[group] == side] for side in range(len(shares))]
+        if all(class_counts(dataset, side).all() for side in sides):
+            return sides
     _check_dealt(dataset, rows, sides)
     return sides
 

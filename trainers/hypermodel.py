@@ -5,6 +5,7 @@ not called, nor are callbacks: epochs, early stopping and checkpoints are the se
 """
 
 from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from trainers.contract import Epoch, Fold, Infeasible, TrainError
-from trainers.hypermodel_space import find_space, first_line, load_hypermodel, no_downloads, settings_of
+from trainers.hypermodel_space import find_space, load_hypermodel, no_downloads, settings_of
+from trainers.imports import first_line
 from trainers.keras_backend import use_backend
 from trainers.keras_models import (
     KerasPredictor,
@@ -54,7 +56,8 @@ class HyperModelTrainer:
 
     def train(self, settings: BaseModel, fold: Fold, start: Path | None) -> Generator[Epoch, float, None]:
         about = self._describe(settings, fold)
-        model = self._new_model(about, fold.seed)
+        with no_downloads() if start else nullcontext():
+            model = self._new_model(about, fold.seed)
         model.check_outputs(fold.x[fold.train[:_PROBED_ROWS]])
         scores = restore_state(model.whole, model.training_state, about, start) if start else []
         chosen = about["settings"]
@@ -72,7 +75,8 @@ class HyperModelTrainer:
                 f"{folder} holds no model of the hypermodel {self.hypermodel!r}; "
                 "load it with the trainer that wrote it"
             )
-        model = self._new_model(about, seed=0)
+        with no_downloads():  # other weights take their place
+            model = self._new_model(about, seed=0)
         assign(model.whole.variables, read_arrays(folder / "weights.npz"))
         return KerasPredictor(classes=tuple(about["classes"]), model=model.whole)
 

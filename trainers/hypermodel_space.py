@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
-from importlib import import_module
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from spaces.layers import dump_yaml
 from spaces.params import Fault, SpaceError, Value, among, did_you_mean
+from trainers.imports import first_line, import_for
 from trainers.keras_backend import import_keras
 
 MakeHyperModel = Callable[[tuple[int, ...], int], Any]
@@ -79,10 +79,7 @@ def _imported(name: str) -> Any:
     if not (module and colon and attribute):
         raise _fault(f"a hypermodel is named module:attribute, such as my_models:Net, got {name!r}")
     import_keras()  # before the module does, which knows nothing of our settings
-    try:
-        found = import_module(module)
-    except Exception as error:  # whatever its author's code may raise
-        raise _fault(f"cannot import the module of {name!r}: {first_line(error)}") from error
+    found = import_for(name, module)
     if not hasattr(found, attribute):
         raise _fault(f"module {module} has no {attribute!r}{did_you_mean(attribute, dir(found))}")
     return getattr(found, attribute)
@@ -236,7 +233,7 @@ class _Search:
         self.builds.append(build)
 
 
-@cache  # a worker makes its trainer anew for every stretch
+@cache  # whoever checks a sweep makes its trainer several times
 def find_space(name: str) -> HyperSpace:
     """The space of the hypermodel that "module:attribute" names; a SpaceError if it cannot be built.
 
@@ -288,11 +285,6 @@ def _build(hypermodel: Any, point: dict[str, Value]) -> _Build:
         error = raised
     asked = {param.name: hp.values[param.name] for param in hp.space if hp.is_active(param)}
     return _Build(point, asked, tuple(hp.space), error)
-
-
-def first_line(error: Exception) -> str:
-    """The kind of an error and the first line of its text."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
 
 
 def _single_difference(one: _Build, other: _Build) -> set[str]:
@@ -481,7 +473,7 @@ def fixed_of(hypermodel: str) -> dict[str, Value]:
     return {name: param.default for name, param in params.items() if _is_constant(param)}
 
 
-def space_yaml(hypermodel: str) -> str:
+def hypermodel_yaml(hypermodel: str) -> str:
     """The trainer, fixed and space sections of a sweep, as YAML with what it cannot say as comments."""
     tree: dict[str, Any] = {"trainer": {"hypermodel": hypermodel}}
     if fixed := fixed_of(hypermodel):

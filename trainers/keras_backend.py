@@ -90,6 +90,25 @@ def backend() -> str:
     return keras.config.backend() if keras else os.environ.get("KERAS_BACKEND") or "tensorflow"
 
 
+def no_gpu() -> str:
+    """Why Keras, if this process calculates with it, does so without a GPU; empty where it has one."""
+    keras = sys.modules.get("keras")
+    if keras is None:
+        return ""
+    if keras.config.backend() == "jax":
+        import jax
+
+        has_gpu = jax.default_backend() == "gpu"
+    else:
+        import tensorflow
+
+        has_gpu = bool(tensorflow.config.list_physical_devices("GPU"))
+    name = keras.config.backend()
+    return (
+        "" if has_gpu else f"{name} sees no GPU here and trains on the CPU; pip install '{_BACKENDS[name]}'"
+    )
+
+
 @contextmanager
 def quiet_import(module: str) -> Iterator[None]:
     """TensorFlow's libraries greet from C++ while they load, and heed no setting about it."""

@@ -27,7 +27,8 @@ RESIDENT_BYTES = 1 << 30
 """Rows that take less stay where the backend calculates; of more, a piece at a time goes there."""
 PIECE_BYTES = 1 << 26
 OUTPUT_BYTES = 1 << 28
-"""Predicting takes as many rows at once as keep all outputs of all layers within this."""
+"""Predicting takes as many rows at once as keep four outputs of the largest layer within this: about what
+there is at one time."""
 
 _idle: list[tuple[str, "Program"]] = []
 _resident: dict[int, Any] = {}
@@ -337,8 +338,8 @@ def _on_device(x: NDArray[Any]) -> Any:
 
 
 def _rows_at_once(model: Any) -> int:
-    outputs = sum(4 * int(np.prod(shape[1:])) for shape in _output_shapes(model))
-    return max(1, OUTPUT_BYTES // max(1, outputs))
+    largest = max(4 * int(np.prod(shape[1:])) for shape in _output_shapes(model))
+    return max(1, OUTPUT_BYTES // max(1, 4 * largest))
 
 
 def _output_shapes(model: Any) -> Iterator[tuple[int, ...]]:
@@ -350,5 +351,7 @@ def _output_shapes(model: Any) -> Iterator[tuple[int, ...]]:
         return
     shape = model.input_shape
     for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _output_shapes(layer)
         shape = layer.compute_output_shape(shape)
         yield shape

@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from spaces.params import Fault, SpaceError, did_you_mean
 from trainers.contract import Epoch, Fold, Infeasible, TrainError
+from trainers.imports import first_line, import_for
 from trainers.rebalance import class_weights
 
 _MOST_ROWS_AT_ONCE = 4096  # when predicting, so that memory stays bounded
@@ -423,10 +423,7 @@ def _classifier(path: str) -> type:
         raise _fault(
             f"{path!r} is no path; name the class of a classifier, such as sklearn.svm.SVC or module:Class"
         )
-    try:
-        there = vars(import_module(module))
-    except (ImportError, TypeError) as error:  # a TypeError if the module's name begins with a dot
-        raise _fault(f"cannot import the module of {path!r}: {error}") from error
+    there = vars(import_for(path, module))
     classifiers = {name: found for name, found in there.items() if _is_classifier(found)}
     if name not in there:
         raise _fault(f"module {module} has no {name!r}{did_you_mean(name, classifiers)}")
@@ -462,9 +459,9 @@ def _settings_of(path: str, made_by: type) -> type[BaseModel]:
     """The params of a classifier as settings; bounds and choices stay for the classifier to judge."""
     try:
         params = made_by().get_params(deep=False)
-    except TypeError as error:
+    except Exception as error:  # somebody else's code
         raise _fault(
-            f"{path!r} cannot be made without arguments ({error}); name another classifier"
+            f"{path!r} cannot be made without arguments ({first_line(error)}); name another classifier"
         ) from error
     fields: dict[str, Any] = {name: _field(name, default, path) for name, default in params.items()}
     return create_model(made_by.__name__ + "Settings", __base__=_Standardizing, **fields)
@@ -533,7 +530,9 @@ def _probabilities(model: Any, vectors: NDArray[np.float32]) -> NDArray[Any]:
         scores = model.decision_function(vectors)
         if scores.ndim == 1:  # of two classes, how much more likely the second is
             scores = np.stack([np.zeros_like(scores), scores], axis=1)
-        if scores.shape[1] == len(model.classes_):
+        # One against one there is a score for each pair, and three classes have as many pairs.
+        is_by_pairs = getattr(model, "decision_function_shape", None) == "ovo" and len(model.classes_) > 2
+        if scores.shape[1] == len(model.classes_) and not is_by_pairs:
             return softmax(scores, axis=1)
     return model.predict(vectors)[:, None] == model.classes_
 

@@ -375,6 +375,7 @@ def _session(master: str | None) -> "SparkSession":
     """
     from pyspark.sql import SparkSession
 
+    _let_go_of_the_dead()
     session = SparkSession.getActiveSession() or _start(master or _default_master())
     running = session.sparkContext.master
     if master not in (None, running):
@@ -383,6 +384,21 @@ def _session(master: str | None) -> "SparkSession":
             " session only; leave the master out, or stop that session"
         )
     return session
+
+
+def _let_go_of_the_dead() -> None:
+    """Spark ends its Java process when a task runs out of memory; PySpark would ask that process for ever.
+
+    It has no name for this, so what it keeps of the session is taken from it.
+    """
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+    process = getattr(SparkContext._gateway, "proc", None)
+    if process is not None and process.poll() is not None:
+        process.stdin.close()
+        SparkContext._active_spark_context = SparkContext._gateway = SparkContext._jvm = None
+        SparkSession._instantiatedSession = SparkSession._activeSession = None
 
 
 def _default_master() -> str:
@@ -405,7 +421,7 @@ def _start(master: str) -> "SparkSession":
         except Exception as error:
             said.seek(0)
             raise TrainError(_why_not_started(master, error, said.read().decode(errors="replace"))) from error
-    atexit.register(_stop, session)
+    atexit.register(_stop, session, session.sparkContext._gateway)
     # An interrupt in the middle of a fit is told by the run, in a line; Py4J would tell it in forty.
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
     logging.getLogger().addFilter(_is_not_of_py4j)
@@ -431,9 +447,10 @@ def _why_not_started(master: str, error: Exception, said: str) -> str:
     return f"Spark did not start on {master!r}: {reason}; it needs Java 17 or newer and a master that answers"
 
 
-def _stop(session: "SparkSession") -> None:
+def _stop(session: "SparkSession", gateway: Any) -> None:
     """End the session and wait for its Java process: one that nobody waited for stays behind as a zombie."""
-    gateway = session.sparkContext._gateway
+    if gateway is not None and gateway.proc.poll() is not None:
+        return  # it ended by itself
     session.stop()
     if gateway is not None:
         gateway.shutdown()

@@ -3,11 +3,12 @@
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dashboard.reader import RunReader, RunsReader, Snapshot
-from search.events import EventLog, Run, RunError, SweepEnded, TrialStarted
+from search.events import EventLog, Run, RunError, SweepEnded, TrialStarted, read_events
 from search.folder import RunFolder
 from tests.dashboard.logs import COMPLETE, reported, started, trial, write
 
@@ -68,7 +69,9 @@ def test_new_run_of_the_same_name_is_read_from_its_beginning(tmp_path: Path, lat
     assert reader.curves([7])["epoch"].tolist() == [1]
 
 
-def test_curves_are_read_of_the_trials_asked_for(tmp_path: Path) -> None:
+def test_curves_are_read_of_the_trials_asked_for_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, "pets", started(), *trial(1, 0.5, 0.7), *trial(2, 0.6))
     reader = RunReader(RunFolder(tmp_path / "pets"))
     reader.read()
@@ -78,6 +81,17 @@ def test_curves_are_read_of_the_trials_asked_for(tmp_path: Path) -> None:
         [1, 2, 0.7, 0.5],
     ]
     assert list(reader.curves([99]).columns) == ["trial", "epoch"]
+    write(tmp_path, "pets", reported(1, 3, 0.8))
+    reader.read()
+    offsets = []
+
+    def noted(path: Path, offset: int) -> Any:
+        offsets.append(offset)
+        return read_events(path, offset)
+
+    monkeypatch.setattr("dashboard.reader.read_events", noted)
+    assert reader.curves([1, 2])["macro_f1"].tolist() == [0.5, 0.7, 0.8, 0.6]
+    assert len(offsets) == 2, "what was read before is known"
 
 
 @pytest.mark.parametrize(

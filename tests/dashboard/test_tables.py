@@ -75,6 +75,11 @@ def test_classes_are_those_of_the_best_epoch(tmp_path: Path) -> None:
     assert frame["precision"].tolist() == pytest.approx([30 / 36, 8 / 14, 0.0])
 
 
+def test_rows_judged_several_times_count_once(tmp_path: Path) -> None:
+    trial_of = snapshot(tmp_path, *trial(1, 0.5)).run.trials[1]
+    assert tables.classes(trial_of, CLASSES, repeat=5)["rows"].tolist() == [8, 2, 1]
+
+
 def test_guards_name_lost_and_small_classes(tmp_path: Path) -> None:
     frame = tables.classes(snapshot(tmp_path, *trial(1, 0.5)).run.trials[1], CLASSES)
     assert tables.lost_classes(frame) == "Not one row is found of: <b>*eel*</b>."
@@ -95,10 +100,19 @@ def test_long_lists_of_classes_are_cut_and_say_so() -> None:
 
 def test_failures_come_with_the_first_line_of_the_reason(tmp_path: Path) -> None:
     infeasible = Finished(trial=1, ending="infeasible")
-    results = snapshot(tmp_path, TrialStarted(trial=1, params={}), infeasible, *failed(2), *trial(3, 0.5))
+    late = [*trial(5, 0.5)[:-1], Finished(trial=5, ending="failed", reason="no memory\nTraceback")]
+    diverged = [
+        *trial(4, math.nan)[:-1],
+        Finished(trial=4, ending="stopped", reason="macro_f1 is NaN at epoch 1"),
+    ]
+    results = snapshot(
+        tmp_path, TrialStarted(trial=1, params={}), infeasible, *failed(2), *trial(3, 0.5), *diverged, *late
+    )
     assert tables.failures(results)[["trial", "status", "reason"]].to_numpy().tolist() == [
         [2, "failed", "ValueError: <b>no</b> [rows](x)"],
+        [5, "failed", "no memory"],
         [1, "infeasible", "no reason was given"],
+        [4, "stopped", "macro_f1 is NaN at epoch 1"],
     ]
 
 

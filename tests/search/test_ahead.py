@@ -56,6 +56,23 @@ def test_diverged_epoch_is_told_last() -> None:
         assert not any(diverged[:-1])
 
 
+class Threaded(Softmax):
+    """Trains only in the thread in which it was made, as what an import sets up may be a thread's own."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+
+    def check(self, *given: Any) -> int:
+        assert threading.get_ident() == self.thread
+        return super().check(*given)
+
+
+def test_trainer_is_made_in_the_thread_that_trains() -> None:
+    trainee = ahead(trainer="tests.search.test_ahead:Threaded")
+    trainee.begin(stretch(), None)
+    assert epochs_of(heard(trainee)[0])
+
+
 class Gated(Softmax):
     """Says which epochs it trained, and waits for leave to train the third."""
 

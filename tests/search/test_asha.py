@@ -156,3 +156,20 @@ class TestStop:
 def test_expected_epochs_follow_the_ladder() -> None:
     assert asha().expected_epochs(40) == 40 * 3 + 13 * 6 + 4 * 18
     assert Asha(27, rule=None).expected_epochs(40) == 40 * 27
+
+
+@pytest.mark.parametrize("values", [[0.0], [0.0, 0.5], [0.5, 0.5, 0.0]])
+def test_equal_results_promote_no_more_than_others(values: list[float]) -> None:
+    search = Asha(27, grace=1)
+    reached = dict.fromkeys(range(1, 41), 0)
+    for trial in reached:
+        climber: int | None = trial
+        while climber is not None:
+            decision = "continue"
+            while decision == "continue" and reached[climber] < 27:
+                reached[climber] += 1
+                decision = search.report(climber, reached[climber], values[climber % len(values)])
+            if (climber := search.promotable()) is not None:
+                search.promote(climber)
+    assert [rung.num_promoted for rung in search.rungs.values()] == [13, 4, 1]
+    assert sum(reached.values()) == search.expected_epochs(40)

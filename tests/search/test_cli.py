@@ -347,3 +347,16 @@ def test_runs_are_named_for_the_sweep_file(tmp_path: Path) -> None:
         == 0
     )
     assert (tmp_path / "faces-tiny.as-reported" / "events.jsonl").is_file()
+
+
+def test_file_that_may_not_be_written_is_told_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "runs/pets/lock")
+
+    monkeypatch.setattr(
+        "search.cli.load_run", refuse
+    )  # root, who runs tests in places, may read and write all
+    assert main(["status", "pets"]) == 2
+    assert capsys.readouterr().err == "rungwise: [Errno 13] Permission denied: 'runs/pets/lock'\n"

@@ -172,7 +172,7 @@ def test_rows_judged_again_and_again_count_once(run: Run, tmp_path: Path) -> Non
     row = next(line for line in card[card.index("### Validation") :].splitlines() if line.startswith("| 1 |"))
     assert f"| {low:.3f} to {high:.3f} |" in row
     assert row.endswith(f"| 40 | {round(confusion[:, 1].sum() / 4)} |")
-    assert "judged 4 times over: the table counts each row judged" in card
+    assert "divided anew 4 times: the table counts as many as are judged in one such" in card
     assert "| 1 | 40 | 40 | 10 |" in card
 
 

@@ -27,7 +27,7 @@ from spaces.params import SpaceError
 from spaces.sweep import Sweep
 from tests.search.conftest import make_sweep, start
 from tests.tiny import Softmax
-from trainers.contract import DataError, TrainError
+from trainers.contract import DataError, Infeasible, TrainError
 from trainers.folds import make_folds
 
 CATALOG = Path(__file__).parents[2] / "spaces" / "catalog"
@@ -420,3 +420,32 @@ def test_plan_of_a_real_net(tmp_path: Path) -> None:
     shown = page(plan)
     for said in ("rule promote: of 40 trials", "weights; at most", "wall time about", "disk about"):
         assert said in shown
+
+
+def test_trials_at_a_time_are_bounded_by_gpus_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def planned(gpu: float) -> Plan:
+        sweep = make_sweep(dataset=rows, epochs=3, resources={"gpu": gpu})
+        return make_plan(sweep, tmp_path)
+
+    rows = rows_file(tmp_path, a=40, b=40)
+    monkeypatch.setattr("search.plan_cost.GPUS", tmp_path / "gpus")
+    monkeypatch.setattr("search.plan.no_gpu", lambda: "it trains on the CPU")
+    assert "a trial asks for 1 GPUs, this machine has 0: times are those of its CPUs" in planned(1).warnings
+    (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    plans = [planned(gpu) for gpu in (1, 0.25, 0)]
+    assert [plan.cost.parallel for plan in plans if plan.cost] == [1, 4, 12]
+    assert ["it trains on the CPU" in plan.warnings for plan in plans] == [True, True, False]
+
+
+class Wordless(Softmax):
+    """Has no model and says nothing about it."""
+
+    def check(self, *given: Any) -> int:
+        raise Infeasible
+
+
+def test_no_model_for_no_reason_is_no_model(tmp_path: Path) -> None:
+    sweep = make_sweep(trainer="tests.search.test_plan:Wordless")
+    with pytest.raises(SpaceError, match="no reason was given"):
+        make_plan(sweep, tmp_path)

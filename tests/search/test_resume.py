@@ -6,12 +6,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from search import load_run
 from tests.search.conftest import make_sweep
 from tests.search.drill import TPE, Drill, wait_until
+from tests.tiny import Softmax
+from trainers.contract import Infeasible
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,3 +157,43 @@ def test_full_disk_fails_the_run_clearly_and_it_goes_on_when_there_is_room(tmp_p
     assert rungwise("resume", tmp_path / "x", "--runner", "local").returncode == 0
     assert (tmp_path / "x" / "events.jsonl").read_bytes().startswith(before)
     assert len(load_run(tmp_path / "x").run.trials) == 30
+
+
+class Threads(Softmax):
+    """Has no model, and says with how many threads it would calculate."""
+
+    def check(self, settings: Any, fold: Any) -> int:
+        raise Infeasible(os.environ["OMP_NUM_THREADS"])
+
+
+def test_resume_with_other_cpus_calculates_with_as_many_threads(tmp_path: Path) -> None:
+    sections = {
+        "trainer": "tests.search.test_resume:Threads",
+        "search": {"suggester": "grid"},
+        "space": {"batch_size": [8, 16]},
+        "resources": {"cpu": 2},
+    }
+    (tmp_path / "sweep.yaml").write_text(make_sweep(**sections).to_yaml())
+    begun = rungwise("run", tmp_path / "sweep.yaml", "--name", "a", "--runs", tmp_path, "--runner", "local")
+    assert begun.returncode == 1, "no trial has a result"
+    log = tmp_path / "a" / "events.jsonl"
+    lines = [
+        line for line in log.read_text().splitlines() if '"trial":2' not in line and "sweep_ended" not in line
+    ]
+    log.write_text("\n".join(lines) + "\n")
+    rungwise("resume", tmp_path / "a", "--set", "resources.cpu=1", "--runner", "local")
+    results = load_run(tmp_path / "a")
+    assert results.run.sweep["resources"]["cpu"] == 1
+    assert [trial.reason for trial in results.run.trials.values()] == ["2", "2"]
+
+
+def test_run_that_broke_before_its_log_began_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(make_sweep().to_yaml())
+    (tmp_path / "tiny").mkdir()
+    run = ("run", tmp_path / "sweep.yaml", "--name", "tiny", "--runs", tmp_path, "--runner", "local")
+    (tmp_path / "tiny" / "sweep.yaml").write_text("# somebody's own")
+    assert rungwise(*run).returncode == 2
+    for left in (".sweep.yaml", "lock", "events.jsonl"):
+        (tmp_path / "tiny" / left).write_text("")
+    assert rungwise(*run).returncode == 0
+    assert rungwise(*run).returncode == 2, "now there is something to lose"

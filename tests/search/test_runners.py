@@ -2,22 +2,27 @@
 
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
-from search import load_run, ray_cluster, ray_runner
+from search import load_run, ray_cluster, workers
 from search.ahead import Said
 from search.driver import RunnerName, run_sweep
 from search.events import Reported, RunFailed, WorkerLost, read_events
 from search.folder import RunFolder
 from search.results import Results
+from search.runner import accept
 from search.search import Report, Search
 from search.trial_loop import Training
+from search.workers import Driver
+from spaces.params import Fault, SpaceError
 from tests.cluster import stat_of
 from tests.search.conftest import make_sweep, start
 from tests.tiny import Softmax, TinySettings
@@ -147,8 +152,8 @@ def test_answers_of_a_worker_are_let_go_of_while_it_lives(
         kept.append(len(core.get_all_reference_counts()))
         return answer(*given)
 
-    answer = ray_runner._Driver.answer
-    monkeypatch.setattr(ray_runner._Driver, "answer", counted)
+    answer = Driver.answer
+    monkeypatch.setattr(Driver, "answer", counted)
     run(make_sweep(resources={"cpu": os.cpu_count()}), tmp_path / "run", "ray")
     assert len(kept) > 30 and max(kept) < 10, "each would stay until its worker ends, checkpoint and all"
 
@@ -172,10 +177,29 @@ def test_workers_that_cannot_start_fail_the_run_instead_of_being_started_for_eve
     training = Unreadable("tests.tiny:Softmax", "macro_f1", {}, threads=1, folds=(fold,), y_valid=(y,))
     with (
         ExitStack() as afterwards,
-        pytest.raises(RunFailed, match="3 workers in a row died while starting: .*made_up"),
+        pytest.raises(RunFailed, match=r"\d+ workers in a row died while starting: .*made_up"),
     ):
         ray_cluster.start(search.sweep, afterwards)(search, training, RunFolder(tmp_path))
     assert not search.run.trials, "no trial was blamed for it"
+
+
+class OnlyHere(Softmax):
+    """Cannot be made in another process, as when a node lacks a library that the driver's machine has."""
+
+    def __init__(self) -> None:
+        if os.environ.get("RUNGWISE_TEST_DRIVER") != str(os.getpid()):
+            raise SpaceError(Fault(("library",), "made_up is not installed here"))
+
+
+@pytest.mark.ray
+def test_worker_that_cannot_load_the_trainer_blames_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNGWISE_TEST_DRIVER", str(os.getpid()))
+    why = r"\d+ workers in a row died while starting: .*trainer.library: made_up is not installed here"
+    with pytest.raises(RunFailed, match=why):
+        run(make_sweep(trainer="tests.search.test_runners:OnlyHere"), tmp_path / "run", "ray")
+    assert not load_run(tmp_path / "run").run.trials
 
 
 @pytest.mark.ray
@@ -194,6 +218,9 @@ def _full(*_: object) -> None:
 def test_more_than_this_machine_has_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="64 GPUs and this machine has 0"):
         run(make_sweep(resources={"cpu": 1, "gpu": 64}), tmp_path / "run", "ray")
+
+
+NO_CLUSTER: Mapping[str, float] = {}
 
 
 class Told:
@@ -215,9 +242,9 @@ def report(trial: int, epoch: int, value: float = 0.5, checkpoint: Any = None) -
     return Report(trial, epoch, {"macro_f1": value}, seconds=0.1, checkpoint=checkpoint)
 
 
-def driver_of(folder: Path) -> tuple[Any, Search]:
+def driver_of(folder: Path, cluster: Mapping[str, float] = NO_CLUSTER) -> tuple[Driver, Search]:
     search, _ = start(make_sweep(asha={"grace": 3, "reduction": 3, "rule": "promote"}))
-    return ray_runner._Driver(search, RunFolder(folder), search.sweep.resources), search
+    return Driver(search, RunFolder(folder), search.sweep.resources, lambda: cluster), search
 
 
 def test_stretch_is_queued_one_epoch_before_it_is_needed_and_outlives_its_worker(tmp_path: Path) -> None:
@@ -233,6 +260,110 @@ def test_stretch_is_queued_one_epoch_before_it_is_needed_and_outlives_its_worker
     driver.answer("third", third, Said())
     assert (second.trials[0], third.trials[0]) == (2, 1)
     assert [search.run.trials[number].lost_workers for number in (1, 2)] == [1, 0]
+
+
+def test_workers_that_cannot_start_are_done_without_where_others_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver, _ = driver_of(tmp_path, {"CPU": 8.0})
+    names = ["good", "a", "b", "c", "slow"]
+    assert all(driver.wants_worker(name) for name in names)
+    for name in "abc":  # before any other spoke
+        driver.lose(name, "made_up is not installed")
+        driver.forget(name)
+    told = "3 workers in a row died while starting: made_up is not installed; the run goes on"
+    assert [record.message.startswith(told) for record in caplog.records] == [True]
+    assert not driver.wants_worker("d")
+    driver.answer("good", Told(), Said())
+    assert driver.wants_worker("e"), "now that one spoke"
+    for name in ("e", "slow"):
+        driver.lose(name, "made_up is not installed")
+        driver.forget(name)
+    assert driver.wants_worker("f") and not driver.wants_worker("g"), "a third attempt, and no fourth"
+    driver.lose("f", "made_up is not installed")
+    driver.forget("f")
+    assert not driver.wants_worker("h")
+    driver.forget("good")
+    assert driver.wants_worker("one in its place")
+    driver.lose("one in its place", "made_up is not installed")
+
+
+def test_run_fails_when_the_last_of_those_that_start_has_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, _ = driver_of(tmp_path, {"CPU": 2.0})
+    assert [driver.wants_worker(name) for name in "abcd"] == [True, True, True, False]
+    for name in "ab":
+        driver.lose(name, "made_up is not installed")
+        driver.forget(name)
+        assert not driver.wants_worker("d")
+    with pytest.raises(RunFailed, match="3 workers in a row died while starting: made_up"):
+        driver.lose("c", "made_up is not installed")
+
+
+def test_user_who_waits_for_a_cluster_is_told_what_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers, "SILENCE_S", 0.0)
+    driver, _ = driver_of(tmp_path, {"CPU": 4.0})
+    for name in "ab":
+        driver.wants_worker(name)
+    (record,) = caplog.records
+    assert "each trial asks for 1 CPUs and 0 GPUs, and the cluster has 4 and 0" in record.message
+
+
+def test_files_of_an_epoch_that_is_not_taken_any_more_leave_those_of_the_best_one_alone(
+    tmp_path: Path,
+) -> None:
+    clock = [0.0]
+    search, _ = start(make_sweep(budget={"minutes": 1}, asha="off"), lambda: clock[0])
+    folder = RunFolder(tmp_path)
+    stretch = search.next_trial()
+    assert stretch
+
+    def told(epoch: int, value: float) -> Report:
+        probabilities = np.full((2, 3), value, np.float32)
+        return Report(
+            1, epoch, {"macro_f1": value}, probabilities=probabilities, checkpoint={"w": b"%d" % epoch}
+        )
+
+    assert accept(search, folder, told(1, 0.5)) == "continue"
+    clock[0] = 61.0
+    assert accept(search, folder, report(1, 2, 0.4), told(3, 0.9)) == "stop"
+    with np.load(folder.predictions(1), allow_pickle=False) as kept:
+        assert int(kept["epoch"]) == search.run.trials[1].best_epoch == 1
+    assert not folder.checkpoint(1, 3).exists()
+    assert search.run.wasted_epochs == 1
+
+
+@pytest.mark.ray
+def test_run_that_fails_gives_back_what_it_held_of_a_cluster_that_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        monkeypatch.setattr("search.folder.RunFolder.write_predictions", _full)
+        with pytest.raises(RunFailed, match="No space left") as failed:
+            run(make_sweep(), tmp_path / "run", "ray")
+        deadline = time.monotonic() + 60
+        while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert ray.available_resources().get("CPU") == 2, "nothing is held any more"
+        assert failed.value, "though its error, and all that this refers to, is still there"
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.ray
+def test_cluster_that_does_not_answer_fails_the_run_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+    with pytest.raises(
+        RunFailed, match="cannot use the Ray cluster at nowhere .RAY_ADDRESS.: .*resume the run"
+    ):
+        run(make_sweep(), tmp_path / "run", "ray")
+    assert load_run(tmp_path / "run").state == "failed"
 
 
 def test_trial_that_goes_on_at_a_rung_its_worker_left_goes_on_there_without_its_files(tmp_path: Path) -> None:

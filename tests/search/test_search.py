@@ -3,15 +3,18 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from search.events import Event, Finished, Promoted, Reported, RunFailed, TrialStarted
+from search.folder import RunFolder
+from search.results import Results
 from search.search import NOTHING, Ended, Memory, Report, Search
 from tests.search.conftest import drive, make_sweep, seconds_of, start
 
-SUGGESTERS = ("random", "gp", "tpe", "cmaes", "qmc", "nsga2")
+SUGGESTERS = ("random", "gp", "tpe", "cmaes", "qmc")  # and nsga2, which needs whole trials
 
 
 def statuses(search: Search) -> Counter[str]:
@@ -266,3 +269,26 @@ def test_events_of_a_stop_are_appended_as_one_piece() -> None:
     assert (stretch := search.next_trial())
     search.report(Report(stretch.trial, 1, {"macro_f1": 0.5}))
     assert [event.kind for event in pieces[-1]] == ["reported", "finished"]
+
+
+@pytest.mark.parametrize("name", ["gp", "qmc", "tpe", "random"])
+def test_space_without_params_is_one_configuration_as_often_as_asked(name: str) -> None:
+    search, _ = start(make_sweep(space={}, asha="off", search={"suggester": name, "trials": 5, "seed": 0}))
+    stretches = []
+    while stretch := search.next_trial():
+        stretches.append(stretch)
+        for epoch in range(1, 10):
+            search.report(Report(stretch.trial, epoch, {"macro_f1": 0.5}))
+    assert [stretch.params for stretch in stretches] == [{}] * 5
+    assert len({stretch.seed for stretch in stretches}) == 5
+
+
+def test_best_trial_of_equals_is_the_one_that_was_there_first_for_everybody() -> None:
+    search, _ = start(make_sweep(asha="off"))
+    first, second = search.next_trial(), search.next_trial()
+    assert first and second
+    for stretch in (second, first):
+        search.report(Report(stretch.trial, 1, {"macro_f1": 0.75}))
+    results = Results(RunFolder(Path("tiny")), search.run, "running")
+    assert search.run.best and search.run.best.number == 2
+    assert [trial.number for trial in results.best()] == [2, 1]

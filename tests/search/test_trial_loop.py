@@ -82,11 +82,10 @@ def test_folds_are_trained_in_step_and_scored_as_one_set(tmp_path: Path) -> None
 def test_trainer_is_told_the_objective_with_larger_as_better(objective: str, sign: int) -> None:
     told: list[float] = []
     three = worker(num_folds=3, objective=objective)
-    trainer = Softmax()
-    trainer.train = lambda *given: _listening(Softmax().train(*given), told)  # type: ignore[method-assign]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.trial_loop.load_trainer", lambda name: trainer)
-        values = [report.metrics[objective] for report in reports(three.train(stretch(), None))]
+    trainer: Any = Softmax()
+    three.trainer = trainer
+    trainer.train = lambda *given: _listening(Softmax().train(*given), told)
+    values = [report.metrics[objective] for report in reports(three.train(stretch(), None))]
     assert told == [sign * value for value in values[:-1] for _ in range(3)] + [sign * values[-1]]
 
 

@@ -18,6 +18,14 @@ space:
   filters: [16, 32]
 """
 
+_RIGHT: dict[str, Any] = {
+    "dataset": "digits",
+    "trainer": "keras/cnn",
+    "objective": "macro_f1",
+    "epochs": 9,
+    "space": {"filters": [16, 32]},
+}
+
 Lines = Callable[..., list[str]]
 
 
@@ -368,3 +376,29 @@ def test_from_dict_names_all_faults_without_a_file() -> None:
         "epochs: must be a whole number from 1 up, got 0",
         "space.a: a choice needs at least one value, got an empty list",
     ]
+
+
+def test_grid_too_large_to_list_and_nsga2_under_asha_are_faults() -> None:
+    many = {f"p{k}": {"int": [1, 100]} for k in range(4)}
+    with pytest.raises(
+        SpaceError, match="space: grid would list 100,000,000 configurations, 1,000,000 at most"
+    ):
+        Sweep.from_dict(_RIGHT | {"space": many, "search": {"suggester": "grid"}})
+    nsga2 = {"suggester": "nsga2", "trials": 9, "seed": 0}
+    with pytest.raises(
+        SpaceError, match="search.suggester: nsga2 learns .*; set asha: off, or choose another"
+    ):
+        Sweep.from_dict(_RIGHT | {"search": nsga2})
+    assert Sweep.from_dict(_RIGHT | {"search": nsga2, "asha": "off"})
+
+
+def test_trainer_of_another_name_leaves_nothing_of_the_parents(tmp_path: Path) -> None:
+    parent = _RIGHT | {"trainer": {"name": "spark/mlp", "master": "local[2]"}}
+    (tmp_path / "parent.yaml").write_text(Sweep.from_dict(parent).to_yaml())
+    for own, trainer in (
+        ("{name: keras/cnn, backend: jax}", {"name": "keras/cnn", "backend": "jax"}),
+        ("{estimator: sklearn.svm.SVC}", {"estimator": "sklearn.svm.SVC"}),
+        ("{master: local}", {"name": "spark/mlp", "master": "local"}),
+    ):
+        (tmp_path / "child.yaml").write_text(f"extends: parent.yaml\ntrainer: {own}\n")
+        assert load_sweep(tmp_path / "child.yaml").trainer == trainer

@@ -5,10 +5,12 @@ import sys
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from spaces.params import Choice, Float, Int, Param, SpaceError
+from spaces.sweep import Sweep
 from tests.tiny import Softmax
-from trainers.catalog import TRAINERS, load_trainer, trainer_faults
+from trainers.catalog import TRAINERS, load_trainer, space_yaml, trainer_faults
 
 GOOD: dict[str, Any] = {
     "dataset": "digits",
@@ -26,6 +28,29 @@ GOOD: dict[str, Any] = {
 
 def faults(**sections: Any) -> list[str]:
     return [str(fault) for fault in trainer_faults({**GOOD, **sections})]
+
+
+class Needy(Softmax):
+    def __init__(self, path: str) -> None: ...
+
+
+@pytest.mark.parametrize("name", [*TRAINERS, "sklearn.svm.SVC", "tests.tiny:Softmax"])
+def test_space_of_a_trainer_is_a_sweep_of_its_defaults(name: str) -> None:
+    text = space_yaml(name)
+    sections = YAML(typ="safe").load(text)
+    settings = load_trainer(sections["trainer"]).Settings
+    assert all(f" {param}: " in text for param in settings.model_fields)
+    assert sections["fixed"].items() <= settings().model_dump().items()
+    search = {"suggester": "random", "trials": 2, "seed": 0}
+    sweep = Sweep.from_dict({**GOOD, **sections, "space": {}, "epochs": 3, "search": search})
+    assert list(trainer_faults({"trainer": sweep.trainer, "fixed": sweep.fixed})) == []
+
+
+def test_space_says_what_a_param_may_be() -> None:
+    text = space_yaml("keras/cnn")
+    assert "  # filters of the first convolution; a whole number, 1 <= filters <= 1024\n  filters: " in text
+    with pytest.raises(SpaceError, match="did you mean 'keras/cnn'"):
+        space_yaml("keras/cn")
 
 
 @pytest.mark.parametrize("name", TRAINERS)
@@ -46,6 +71,9 @@ def test_any_importable_class_is_a_trainer() -> None:
         ("trainers.sklearn_trainer:KMMTrainer", "has no 'KMMTrainer'"),
         ("trainers.sklearn_trainer:", "has no ''"),
         ("json:dumps", "'json:dumps' is no trainer"),
+        (".tiny:Softmax", "cannot import"),
+        ("tests.faulty_trainer:Trainer", "cannot import the module .*: NameError: name 'undefined' is not"),
+        ("tests.trainers.test_catalog:Needy", "'tests.*Needy' cannot be made: TypeError: .*'path'"),
     ],
 )
 def test_unknown_trainer_says_what_is_known(name: str, message: str) -> None:
@@ -124,6 +152,14 @@ WHOLE = "allowed: a whole number, 1 <= filters <= 1024"
 )
 def test_values_must_be_allowed(name: str, param: Param, message: str) -> None:
     assert faults(space={name: param})[0].startswith(f"space.{name}: {message}")
+
+
+def test_condition_on_a_fixed_param_names_a_value_that_it_can_have() -> None:
+    momentum = Float(0.0, 0.9, when={"optimizer": "SGD"})
+    (fault,) = faults(fixed={"optimizer": "sgd"}, space={"momentum": momentum})
+    assert fault.startswith("space.momentum.when: optimizer: 'SGD' is not allowed; allowed: adam, ")
+    dropped = Float(0.0, 0.9, when={"optimizer": "sgd"})
+    assert faults(fixed={"optimizer": "adam"}, space={"momentum": dropped}) == []
 
 
 def test_every_refused_value_is_told() -> None:

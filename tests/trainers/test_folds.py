@@ -211,6 +211,30 @@ def test_no_group_is_on_two_sides_and_classes_keep_about_their_shares(validation
             assert abs(in_test - 0.2) < 0.05 and abs(in_valid - 0.25 * 0.8) < 0.05
 
 
+def of_groups_of_all_sizes(amount=50):
+    """Group g has g + 1 rows."""
+    groups = np.repeat(np.arange(amount), np.arange(amount) + 1)
+    return replace(dataset_of([len(groups) // 2, len(groups) - len(groups) // 2]), groups=groups)
+
+
+def test_groups_of_different_sizes_are_divided_anew_by_each_repeat_and_seed():
+    dataset = of_groups_of_all_sizes(20)
+    divided = [
+        fold.valid.tobytes()
+        for seed in range(3)
+        for fold in split_rows(dataset, Validation(kfold=3, repeat=3), seed).folds
+    ]
+    assert len(set(divided)) == len(divided)
+
+
+def test_groups_of_every_size_are_judged():
+    dataset = of_groups_of_all_sizes()
+    drawn = [dataset.groups[fold.valid] for seed in range(20) for fold in halves(dataset, seed=seed).folds]
+    assert all(groups.max() >= 40 for groups in drawn), "the largest are not all learned from"
+    assert np.mean([len(set(groups) & set(range(25))) / len(set(groups)) for groups in drawn]) < 0.7
+    assert all(abs(len(groups) / len(dataset.y) - 0.16) < 0.02 for groups in drawn)
+
+
 def test_a_class_of_too_few_groups_is_refused_by_name():
     dataset = replace(dataset_of([40, 6]), groups=np.zeros(46, np.int64))
     dataset.groups[dataset.y == 0] = np.arange(40) // 2 + 1

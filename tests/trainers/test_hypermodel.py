@@ -13,7 +13,7 @@ from spaces.params import SpaceError
 from spaces.sweep import Sweep, load_sweep
 from trainers.contract import Epoch, Fold, Infeasible, TrainError
 from trainers.hypermodel import HyperModelTrainer
-from trainers.hypermodel_space import find_space, fixed_of, space_of, space_yaml
+from trainers.hypermodel_space import find_space, fixed_of, hypermodel_yaml, space_of
 
 MakeFold = Callable[..., Fold]
 
@@ -34,7 +34,7 @@ def space(name: str) -> dict[str, Any]:
 
 def sweep_of(hypermodel: str, folder: Path) -> Sweep:
     file = folder / "sweep.yaml"
-    file.write_text(SWEEP + space_yaml(hypermodel))
+    file.write_text(SWEEP + hypermodel_yaml(hypermodel))
     return load_sweep(file)
 
 
@@ -105,10 +105,10 @@ def test_yaml_loads_as_part_of_a_sweep_whose_draws_are_settings(name: str, tmp_p
 
 
 def test_yaml_says_what_it_cannot_say() -> None:
-    assert "# momentum is drawn evenly, not by KerasTuner's reverse_log\n" in space_yaml(
+    assert "# momentum is drawn evenly, not by KerasTuner's reverse_log\n" in hypermodel_yaml(
         "tests.hypermodels:Net"
     )
-    comments = space_yaml("tests.hypermodels:OwnFit")
+    comments = hypermodel_yaml("tests.hypermodels:OwnFit")
     assert "# its own fit() is not called" in comments
     assert "# units may be anything in its range: a step of 3" in comments
 

@@ -79,6 +79,15 @@ def test_what_an_optimizer_remembers_has_the_shape_of_its_weights(fold: Fold) ->
         assert [np.asarray(slot).shape for slot in slots] == [tuple(slot.shape) for slot in slots]
 
 
+def test_rows_predicted_at_once_follow_the_largest_layer_of_a_model_in_a_model() -> None:
+    from keras import Input, Model, Sequential, layers
+
+    image = Input((32, 32, 3))
+    body = Model(image, layers.GlobalAveragePooling2D()(layers.Conv2D(64, 3, padding="same")(image)))
+    model = Sequential([Input((32, 32, 3)), body, layers.Dense(2)])
+    assert keras_programs._rows_at_once(model) == keras_programs.OUTPUT_BYTES // (4 * 4 * 32 * 32 * 64)
+
+
 def test_rows_predicted_at_once_follow_the_widths_of_the_trial(fold: Fold) -> None:
     trainer = KerasTrainer("cnn")
     keras_programs.forget()

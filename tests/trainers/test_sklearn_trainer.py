@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -349,7 +350,10 @@ def test_an_estimator_of_ones_own_that_only_predicts(plain: None, fold: Fold, tm
         ("SVC", "'SVC' is no path; .* such as sklearn.svm.SVC"),
         ("sklearn.svm:", "is no path"),
         (".svm.SVC", "cannot import the module of '.svm.SVC'"),
-        ("no_such_module.SVC", "cannot import the module of 'no_such_module.SVC': No module"),
+        (
+            "no_such_module.SVC",
+            "cannot import the module of 'no_such_module.SVC': ModuleNotFoundError: No module",
+        ),
         ("sklearn.svm.SVV", "module sklearn.svm has no 'SVV'; did you mean 'SVC'\\?"),
         ("sklearn.linear_model.Ridge", "'sklearn.linear_model.Ridge' is no classifier: name a class"),
         ("sklearn.base.clone", "'sklearn.base.clone' is no classifier"),
@@ -381,3 +385,15 @@ def test_there_is_no_format_to_export(fold: Fold, tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="cannot be exported as onnx, h5: .* ask for none"):
         predictor.export(tmp_path, ("onnx", "h5"))
     assert set(tmp_path.iterdir()) == saved
+
+
+def test_scores_of_pairs_are_not_taken_for_those_of_three_classes(make_fold: MakeFold) -> None:
+    chance = np.random.default_rng(0)
+    y = np.arange(160) % 3
+    x = (np.eye(3)[y] * 4 + chance.normal(size=(160, 3))).astype(np.float32)
+    fold = make_fold(x=x, classes=("a", "b", "c"))
+    fold = replace(fold, y_train=y[fold.train])
+    trainer = EstimatorTrainer("sklearn.svm.SVC")
+    for shape in ("ovo", "ovr"):
+        epoch = last_epoch(trainer, trainer.Settings(decision_function_shape=shape), fold)
+        assert (epoch.probabilities.argmax(1) == y[fold.valid]).mean() > 0.9

@@ -1,5 +1,6 @@
 """Kind npy, rows as one array of numbers and their labels as another, or as a CSV."""
 
+import zipfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,12 +29,11 @@ def read_npy(
     if len(set(shapes)) > 1:
         raise DataError(f"{test}: rows are {shapes[1]}, those of {path} are {shapes[0]}; they must be alike")
     xs, texts, groups, notes, unpaired = zip(*parts, strict=True)
-    x, scale = _scaled(path, np.concatenate(xs))
     return Rows(
         path.resolve().parent.name,
-        x,
+        np.concatenate(xs),
         [text for part in texts for text in part],
-        scale,
+        _scale([path, *([test] if test else [])], xs),
         f"Read from {' and '.join(str(place) for pair in pairs for place in pair)}.",
         is_test=last_part_is_test(*map(len, xs)),
         groups=[text for part in groups for text in part] if group else None,
@@ -87,8 +87,9 @@ def read_array(path: Path, kinds: str = "biuf") -> NDArray[Any]:
     Raises DataError for a file that is none, another kind of array, or an empty one.
     """
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read as .npy: {error}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds or not array.size:
         raise DataError(f"{path}: expected one array of numbers in .npy format, not empty")
@@ -112,9 +113,16 @@ def _read_rows(path: Path) -> NDArray[Any]:
     return x if x.ndim == 4 else x[..., None]
 
 
-def _scaled(path: Path, x: NDArray[Any]) -> tuple[NDArray[Any], float]:
-    """Rows and their scale: 1.0 for vectors, and for images without a value above 1; else 255."""
-    return x, 1.0 if x.ndim == 2 or _range(x)[1] <= 1 else 255.0
+def _scale(paths: Sequence[Path], xs: Sequence[NDArray[Any]]) -> float:
+    """1.0 for vectors, and for images without a value above 1; else 255. Black images are of any scale."""
+    if xs[0].ndim == 2:
+        return 1.0
+    highest = {path: _range(x)[1] for path, x in zip(paths, xs, strict=True)}
+    scales = {1.0 if high <= 1 else 255.0 for high in highest.values() if high}
+    if len(scales) > 1:
+        told = ", ".join(f"0 to {high:g} in {path}" for path, high in highest.items())
+        raise DataError(f"images hold values from {told}; they must be alike: 0 to 255, or 0 to 1")
+    return scales.pop() if scales else 1.0
 
 
 def _range(x: NDArray[Any]) -> tuple[Any, Any]:

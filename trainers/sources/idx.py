@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.contract import DataError
+from trainers.keras_backend import import_keras
 from trainers.sources.rows import Rows, last_part_is_test, together
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -58,9 +59,7 @@ def read_fashion_mnist(
 
 
 def _download_fashion_mnist() -> Any:
-    import keras
-
-    return keras.datasets.fashion_mnist.load_data()
+    return import_keras().datasets.fashion_mnist.load_data()
 
 
 def _read_folder(folder: Path) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]], str]:

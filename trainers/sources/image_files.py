@@ -140,7 +140,13 @@ def _names(table: Mapping[str, Sequence[str]], file: str) -> list[str]:
         )
     if "{" not in file:
         return [text for (text,) in rows]
-    return [file.format(**dict(zip(columns, texts, strict=True))) for texts in rows]
+    pieces = [(literal, name) for literal, name, *_ in Formatter().parse(file)]
+    return [_filled(pieces, dict(zip(columns, texts, strict=True))) for texts in rows]
+
+
+def _filled(pieces: Sequence[tuple[str, str | None]], texts: Mapping[str, str]) -> str:
+    """Not by ``format``, which would take a dot in a column's name for an attribute."""
+    return "".join(literal + ("" if name is None else texts[name]) for literal, name in pieces)
 
 
 def _columns(pattern: str) -> list[str]:

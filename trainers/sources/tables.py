@@ -1,6 +1,9 @@
 """CSV files: kind csv, rows of numbers with a label, and tables of texts such as labels of images."""
 
 import csv
+import lzma
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -81,7 +84,11 @@ def _read_vectors(
 ) -> tuple[Any, list[str], list[str], list[str]]:
     """The frame of features, labels, groups, and what is wrong with its numbers."""
     # Refuses a first row with a value too many, whose first one pandas would take for the row's name.
-    _read_frame(path, header=None, nrows=2)
+    first = [str(name).strip() for name in _read_frame(path, header=None, nrows=2, dtype=str).iloc[0]]
+    if twice := sorted(
+        {name for name in first if first.count(name) > 1}
+    ):  # pandas gives the others new names
+        raise DataError(f"{path}: columns named more than once: {shortened(twice)}")
     columns = list(_read_frame(path, nrows=0))
     if faults := _column_faults(columns, label, drop, group):
         raise DataError("\n".join(f"{path}: {fault}" for fault in faults))
@@ -133,12 +140,16 @@ def _is_rising(values: NDArray[np.float64]) -> bool:
     return len(values) > 1 and bool(is_whole.all() and is_larger.all())
 
 
+_UNREADABLE = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+"""What damaged files raise, packed ones included; pandas' own errors are ValueErrors."""
+
+
 def _read_frame(path: Path, **options: Any) -> Any:
     import pandas as pd
 
     try:
         return pd.read_csv(path, **options)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+    except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from error
 
 

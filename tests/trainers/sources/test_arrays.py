@@ -186,3 +186,16 @@ def test_labels_in_an_array_have_no_groups(write):
     spec = {"kind": "npy", "path": write("x.npy", np.zeros((4, 2))), "labels": write("y.npy", np.arange(4))}
     (fault,) = faults_of({**spec, "group": "person"})
     assert fault.endswith("y.npy: has no column 'person' (group); give the labels as a CSV")
+
+
+def test_parts_of_different_scales_are_refused_and_black_ones_have_none(write):
+    bytes_, shares, black = (
+        np.arange(16).reshape(4, 2, 2) * 17,
+        np.linspace(0, 1, 16).reshape(4, 2, 2),
+        np.zeros((4, 2, 2)),
+    )
+    labels = write("y.csv", "label\na\nb\na\nb\n")
+    spec = {"kind": "npy", "path": write("x.npy", bytes_), "labels": labels, "test_labels": labels}
+    (fault,) = faults_of(spec | {"test": write("t.npy", shares)})
+    assert "values from 0 to 255 in" in fault and "0 to 1 in" in fault
+    assert load_dataset(spec | {"test": write("b.npy", black)}).scale == 255.0

@@ -156,7 +156,7 @@ def test_labels_without_an_image_are_a_fault_or_left_out(faces, tmp_path):
     told = f"{faces['path']}: 2 labels without an image: face-77.png, face-78.png"
     assert faults_of(faces) == [f"data set faces: {told}"]
     dataset = load_dataset({**faces, "missing": "drop"})
-    assert len(dataset.y) == 6 and dataset.notes == (told,)
+    assert len(dataset.y) == 6 and dataset.notes[0] == told
 
 
 def test_labels_none_of_which_has_an_image_are_refused(faces):
@@ -225,3 +225,21 @@ def test_a_damaged_member_of_a_zip_is_named(faces, tmp_path):
     Path(packed).write_bytes(data)
     (fault,) = faults_of({**faces, "path": packed})
     assert "1 images cannot be read: pics/face-0.png (" in fault
+
+
+def test_a_pattern_may_name_a_column_with_a_dot_or_a_number(draw, write, tmp_path):
+    for k in range(4):
+        draw(f"faces/{k}-a.png", k + 20)
+    labels = write("faces.csv", "patient.no,0,label\n0,a,x\n1,a,y\n2,a,x\n3,a,y\n")
+    spec = {"kind": "files", "path": str(tmp_path / "faces"), "labels": labels}
+    assert sorted(values_of(load_dataset(spec | {"file": "{patient.no}-{0}.png"}))) == [20, 21, 22, 23]
+
+
+def test_images_that_are_all_nearly_black_are_told(draw, tmp_path):
+    for k in range(4):
+        draw(f"dark/{'ab'[k % 2]}/{k}.png", k)
+    spec = {"kind": "folder", "path": str(tmp_path / "dark")}
+    (note,) = load_dataset(spec).notes
+    assert "no pixel is above 3 of 255; if 12 bits lie in files of 16" in note
+    draw("dark/a/bright.png", 90)
+    assert load_dataset(spec).notes == ()

@@ -1,5 +1,7 @@
 """CSV files of vectors are read as numbers, labels and groups."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -123,3 +125,18 @@ def test_null_rows_are_a_fault_or_left_out(write):
         "no label",
         "no group",
     ]
+
+
+def test_a_column_that_stands_twice_is_refused(write):
+    path = write("x.csv", "a, y,y\n1,0,0\n2,1,1\n3,0,0\n4,1,1\n")
+    assert "columns named more than once: y" in faults_of({"kind": "csv", "path": path, "label": "y"})[0]
+
+
+def test_damaged_packed_files_are_faults(write, tmp_path):
+    packed = gzip.compress(b"a,y\n" + b"1,0\n2,1\n" * 500)
+    (tmp_path / "x.csv.gz").write_bytes(packed[:-20])
+    (tmp_path / "x.npy").write_bytes(b"PK\x03\x04 and no zip")
+    csv = {"kind": "csv", "path": str(tmp_path / "x.csv.gz"), "label": "y"}
+    npy = {"kind": "npy", "path": str(tmp_path / "x.npy"), "labels": write("y.csv", "label\n0\n")}
+    assert "cannot be read as CSV" in faults_of(csv)[0]
+    assert "cannot be read as .npy" in faults_of(npy)[0]

@@ -1,0 +1,3 @@
+"""A trainer whose module cannot be imported."""
+
+undefined  # type: ignore[name-defined]  # noqa: B018, F821

@@ -1,0 +1,20 @@
+"""Importing what a sweep names: its user's code, which may fail in any way."""
+
+from importlib import import_module
+from types import ModuleType
+
+from spaces.params import Fault, SpaceError
+
+
+def import_for(name: str, module: str) -> ModuleType:
+    """The module that ``name`` lies in. Raises SpaceError with the reason if it cannot be imported."""
+    try:
+        return import_module(module)
+    except Exception as error:
+        fault = Fault((), f"cannot import the module of {name!r}: {first_line(error)}")
+        raise SpaceError(fault) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line of its text."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
