@@ -54,7 +54,7 @@ def test_submitted_sweep_trains_on_the_gpu_node_and_is_read_afterwards(
 
 def test_stopped_job_loses_nothing_and_another_job_goes_on(cluster: Cluster, tmp_path: Path) -> None:
     trials = {"suggester": "tpe", "trials": 12, "seed": 0}
-    sweep = make_sweep(search=trials, fixed={"epoch_s": 0.2}, resources={"cpu": 1, "gpu": 1})
+    sweep = make_sweep(search=trials, fixed={"epoch_s": 0.2}, asha="off", resources={"cpu": 1, "gpu": 1})
     (tmp_path / "sweep.yaml").write_text(sweep.to_yaml())
     run = ["python", "-m", "search", "run", tmp_path / "sweep.yaml", "--runs", tmp_path, "--name", "x"]
     started = job(cluster, "submit", "--no-wait", "--", *run, working_dir=".", submission_id="to-be-stopped")

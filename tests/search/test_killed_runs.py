@@ -62,7 +62,7 @@ def test_run_killed_at_random_moments_ends_as_if_it_never_was(tmp_path: Path) ->
 @pytest.mark.ray
 def test_ray_driver_killed_at_random_moments_loses_nothing(tmp_path: Path) -> None:
     drill = Drill(tmp_path, "ray")
-    attacks = attack_until_done(drill, random.Random(1), lambda process: process.kill(), apart=100)
+    attacks = attack_until_done(drill, random.Random(1), lambda process: process.kill(), apart=60)
     assert attacks >= 3
     assert same_decisions_when_replayed(drill)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,9 @@ def test_second_driver_is_refused_and_told_who_holds_the_run(tmp_path: Path) -> 
     drill = Drill(tmp_path, "local")
     with drill.driver() as first:
         wait_until(lambda: drill.lines() >= 2, first)
+        os.kill(
+            first.pid, signal.SIGSTOP
+        )  # it would be done before it is asked about; its end kills it anyway
         second = rungwise("resume", drill.folder, "--runner", "local")
         assert second.returncode == 2
         assert f"process {first.pid}" in second.stderr and "driven already" in second.stderr

@@ -154,7 +154,8 @@ def test_answers_of_a_worker_are_let_go_of_while_it_lives(
 
     answer = Driver.answer
     monkeypatch.setattr(Driver, "answer", counted)
-    run(make_sweep(resources={"cpu": os.cpu_count()}), tmp_path / "run", "ray")
+    sweep = make_sweep(resources={"cpu": os.cpu_count()}, asha="off", fixed={"epoch_s": 0.03})
+    run(sweep, tmp_path / "run", "ray")
     assert len(kept) > 30 and max(kept) < 10, "each would stay until its worker ends, checkpoint and all"
 
 
@@ -360,7 +361,7 @@ def test_cluster_that_does_not_answer_fails_the_run_in_a_line(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "nowhere")
     with pytest.raises(
-        RunFailed, match="cannot use the Ray cluster at nowhere .RAY_ADDRESS.: .*resume the run"
+        RunFailed, match="cannot use the Ray cluster at nowhere .RAY_ADDRESS.: Invalid address"
     ):
         run(make_sweep(), tmp_path / "run", "ray")
     assert load_run(tmp_path / "run").state == "failed"
