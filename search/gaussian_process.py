@@ -41,6 +41,11 @@ class Process:
         n = len(y)
         self._alpha = cho_solve((self._lower[:n, :n], True), y, check_finite=False)
 
+    def mean(self, x: Array) -> Array:
+        """At each row of ``x``."""
+        known = self._rows[: len(self._alpha)]
+        return cast(Array, matern(_squared_distances(known, x / self._scale)).T @ self._alpha)
+
     def at(self, x: Array) -> tuple[Array, Array]:
         """Mean and standard deviation at each row of ``x``, without the noise (RW, algorithm 2.1)."""
 

@@ -14,7 +14,7 @@ Time per ask is bounded: the memory holds at most ``MEMORY`` values, the length 
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,8 @@ class GaussianProcessSuggester:
         self._rungs = {*rungs, epochs}
         self._defaults = defaults or {}
         self._points: dict[int, Array] = {}
+        self._encoded: dict[int, Array] = {}
+        """Each of the points as the process sees it, without its progress."""
         self._tried: set[bytes] = set()
         self._in_flight: dict[int, None] = {}
         self._values: dict[tuple[int, int], float] = {}
@@ -109,6 +111,7 @@ class GaussianProcessSuggester:
 
     def _start(self, number: int, params: Mapping[str, Value]) -> None:
         self._points[number] = self._cube.point(params)
+        self._encoded[number] = self._cube.encode(self._points[number][None])[0]
         self._tried.add(self._points[number].tobytes())
         self._in_flight[number] = None
 
@@ -137,33 +140,31 @@ class GaussianProcessSuggester:
             self._theta = fit(x, y, self._cube.groups, self._theta)
 
     def _data(self, keys: Collection[tuple[int, int]]) -> tuple[Array, Array]:
-        points = np.array([self._points[trial] for trial, _ in keys])
-        progress = np.array([self._progress(epoch) for _, epoch in keys])
-        return self._rows(points, progress), normal_scores(np.array([self._values[key] for key in keys]))
+        epochs = np.array([epoch for _, epoch in keys])
+        progress = np.log(epochs) / math.log(self._epochs) if self._epochs > 1 else np.ones(len(epochs))
+        x = np.column_stack([[self._encoded[trial] for trial, _ in keys], progress])
+        return x, normal_scores(np.array([self._values[key] for key in keys]))
 
-    def _progress(self, epoch: int) -> float:
-        return math.log(epoch) / math.log(self._epochs) if self._epochs > 1 else 1.0
-
-    def _rows(self, points: Array, progress: Array | float = 1.0) -> Array:
-        """What the process sees of ``points``, at the end of training unless told otherwise."""
-        encoded = self._cube.encode(points)
-        return np.column_stack([encoded, np.broadcast_to(progress, len(encoded))])
+    def _at_the_end(self, trials: Sequence[int]) -> Array:
+        """What the process sees of these trials when they are trained."""
+        width = len(self._cube.groups) - 1
+        return _with_ones(np.array([self._encoded[trial] for trial in trials]).reshape(-1, width))
 
     def _most_promising(self, theta: Array, chance: np.random.Generator) -> dict[str, Value]:
         x, y = self._data(self._values)
-        pending = [self._points[number] for number in list(self._in_flight)[-BELIEVED:]]
-        believed = self._rows(np.array(pending).reshape(-1, self._cube.dims))
+        believed = self._at_the_end(list(self._in_flight)[-BELIEVED:])
         process = Process(x, y, theta, self._cube.groups, believed)
         best = self._best()
-        incumbent = float(process.at(self._rows(best))[0].max())
+        incumbent = float(process.mean(self._at_the_end(best)).max())
         slopes = self._slopes_of_time(x)
 
         def improvement(points: Array) -> Array:
-            rows = self._rows(points)
+            rows = _with_ones(self._cube.encode(points))
             return expected_improvement(*process.at(rows), incumbent) * np.exp(-rows @ slopes)
 
         scattered = chance.random((SCATTERED, self._cube.dims))
-        points = np.vstack([scattered, self._cube.neighbours(best, NEAR, chance)])
+        around = np.array([self._points[trial] for trial in best])
+        points = np.vstack([scattered, self._cube.neighbours(around, NEAR, chance)])
         gain = improvement(points)
         nearer = self._cube.neighbours(points[[int(gain.argmax())]], NEARER, chance)
         points, gain = np.vstack([points, nearer]), np.concatenate([gain, improvement(nearer)])
@@ -177,10 +178,16 @@ class GaussianProcessSuggester:
             return np.zeros(x.shape[1])
         return ridge(x[is_timed], np.log(seconds[is_timed]))
 
-    def _best(self) -> Array:
-        ordered = sorted(self._values, key=lambda key: _ascending(self._values[key]), reverse=True)
-        trials = list(dict.fromkeys(trial for trial, _ in ordered))[:BEST]
-        return np.array([self._points[trial] for trial in trials])
+    def _best(self) -> list[int]:
+        values = np.array(list(self._values.values()))
+        keys = list(self._values)
+        ordered = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")
+        best: dict[int, None] = {}
+        for i in ordered:
+            best[keys[i][0]] = None
+            if len(best) == BEST:
+                break
+        return list(best)
 
     def _first_untried(self, points: Array) -> dict[str, Value]:
         """Of a space with few values, a configuration that was tried may look best again."""
@@ -189,6 +196,11 @@ class GaussianProcessSuggester:
             if self._cube.point(params).tobytes() not in self._tried:
                 return params
         return self._cube.params(points[0])
+
+
+def _with_ones(encoded: Array) -> Array:
+    """At the end of training."""
+    return np.column_stack([encoded, np.ones(len(encoded))])
 
 
 class Cube:

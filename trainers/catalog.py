@@ -13,7 +13,7 @@ from spaces.layers import dump_yaml
 from spaces.params import Choice, Fault, Param, SpaceError, Value, did_you_mean, shown
 from spaces.sweep import trainer_name
 from trainers.contract import Trainer
-from trainers.datasets import dataset_faults
+from trainers.datasets import located_faults
 from trainers.hypermodel import HyperModelTrainer
 from trainers.hypermodel_space import hypermodel_yaml
 from trainers.imports import first_line, import_for
@@ -147,8 +147,8 @@ def _entry(name: str, value: Any) -> str:
 def trainer_faults(sections: Mapping[str, Any]) -> Iterator[Fault]:
     """Faults of a sweep beyond its form: unknown names, and params or values that its trainer refuses."""
     if "dataset" in sections:
-        for message in dataset_faults(sections["dataset"]):
-            yield Fault(("dataset",), message)
+        for option, message in located_faults(sections["dataset"]):
+            yield Fault(("dataset", option) if option else ("dataset",), message)
     if "objective" in sections and sections["objective"] not in METRICS:
         name = sections["objective"]
         message = f"unknown metric {name!r}; known: {', '.join(METRICS)}{did_you_mean(name, METRICS)}"

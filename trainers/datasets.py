@@ -1,7 +1,7 @@
 """Where rows and labels come from: data sets known by name, and the kinds of files that others come in."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,28 +92,34 @@ def load_dataset(spec: str | Mapping[str, Any], cache: Path | None = None) -> Da
 
 def dataset_faults(spec: Any) -> list[str]:
     """What is wrong with a data set's name or mapping, as far as can be told without reading the data."""
+    return [message for _, message in located_faults(spec)]
+
+
+def located_faults(spec: Any) -> Iterator[tuple[str, str]]:
+    """Each of them with the option that it is about; empty where it is about the data set as a whole."""
     if isinstance(spec, str):
-        return choice_faults("data set", spec, DATASETS)
+        yield from _about("", choice_faults("data set", spec, DATASETS))
+        return
     if not isinstance(spec, Mapping) or "kind" not in spec:
-        return [
-            f"data set {spec!r} is neither a name ({', '.join(DATASETS)})"
-            f" nor a mapping with a 'kind' ({', '.join(KINDS)})"
-        ]
+        kinds = f"nor a mapping with a 'kind' ({', '.join(KINDS)})"
+        yield "", f"data set {spec!r} is neither a name ({', '.join(DATASETS)}) {kinds}"
+        return
     if faults := choice_faults("kind", spec["kind"], KINDS):
-        return faults
+        yield from _about("kind", faults)
+        return
     options = {**_options(KINDS[spec["kind"]]), **_options(_finished)}
-    faults = [
-        fault
-        for name in spec
-        if name != "kind"
-        for fault in choice_faults(f"kind {spec['kind']}: option", name, options)
-    ]
+    for name in spec:
+        if name != "kind":
+            yield from _about(name, choice_faults(f"kind {spec['kind']}: option", name, options))
     for name, option in options.items():
         if name in spec:
-            faults += option_faults(name, option.annotation, spec[name])
+            yield from _about(name, option_faults(name, option.annotation, spec[name]))
         elif option.default is option.empty:
-            faults.append(f"option {name!r} is missing; kind {spec['kind']} needs it")
-    return faults
+            yield "", f"option {name!r} is missing; kind {spec['kind']} needs it"
+
+
+def _about(option: str, messages: Iterable[str]) -> Iterator[tuple[str, str]]:
+    return ((option, message) for message in messages)
 
 
 def _options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

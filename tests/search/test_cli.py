@@ -12,7 +12,9 @@ import pytest
 
 from search import load_run, load_sweep, run_sweep
 from search.cli import main
+from search.driver import load_checked_sweep
 from search.events import RunFailed
+from spaces.params import SpaceError
 from tests.search.conftest import make_sweep
 from tests.search.test_events import started
 
@@ -360,3 +362,16 @@ def test_file_that_may_not_be_written_is_told_in_a_line(
     )  # root, who runs tests in places, may read and write all
     assert main(["status", "pets"]) == 2
     assert capsys.readouterr().err == "rungwise: [Errno 13] Permission denied: 'runs/pets/lock'\n"
+
+
+def test_faults_of_a_data_sets_options_have_their_own_lines(tmp_path: Path) -> None:
+    text = make_sweep().to_yaml()
+    rest = text[text.index("trainer:") :]
+    head = "dataset:\n  kind: csv\n  path: nowhere.csv\n  label: y\n  grup: person\n"
+    (tmp_path / "a.yaml").write_text(head + rest)
+    with pytest.raises(SpaceError) as error:
+        load_checked_sweep(tmp_path / "a.yaml", ["dataset.size=big"])
+    first, second, third = sorted(str(error.value).splitlines())
+    assert first.startswith("--set dataset.size") and "'size'" in first
+    assert f"{tmp_path / 'a.yaml'}:3: dataset.path: " in second and "not found" in second
+    assert f"{tmp_path / 'a.yaml'}:5: dataset.grup: " in third and "did you mean 'group'" in third
