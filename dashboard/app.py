@@ -149,7 +149,8 @@ def _show_header(results: Snapshot) -> None:
         st.code(f"rungwise resume {shlex.quote(str(results.folder.path))}", language=None)
     elif results.state == "failed" and results.run.ended:
         st.error(plain(results.run.ended.reason), title="The run failed")
-    elapsed = results.run.elapsed(now if results.state == "running" else None)
+    goes_on = results.state == "running" and results.run.ended is None  # else it is just being taken up again
+    elapsed = results.run.elapsed(now if goes_on else None)
     with st.container(horizontal=True):
         for label, value in (tables.headline(results) | {"elapsed": clock(elapsed)}).items():
             st.metric(plain(label), value, border=True)

@@ -55,12 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `rungwise best | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except OSError as error:  # it names the file: one that may not be read or written, say
+    except OSError as error:  # a file that may not be read or written, say
         return _complain(error, BAD_INPUT)
 
 
 def _complain(error: Exception, code: int) -> int:
-    for line in str(error).splitlines():
+    for line in (str(error) or type(error).__name__).splitlines():
         print(f"rungwise: {line}", file=sys.stderr)
     return code
 

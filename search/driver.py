@@ -164,6 +164,9 @@ def _drive(search: Search, log: EventLog, train: Callable[[], None], watch: Watc
     except RunFailed as error:
         end("failed", str(error))
         raise
+    except OSError as error:  # a disk that is full or fails, elsewhere than in the log
+        end("failed", str(error))
+        raise RunFailed(str(error)) from error
     end("complete", search.over() or "all trials are done")
     return search.run
 

@@ -312,8 +312,8 @@ class Run:
         """Raises RunError for a log without its first line: the driver was killed before it wrote one."""
         if self.started is None:
             raise RunError(
-                f"run {path.name!r} is only starting, or was killed before it began; if so, delete {path} "
-                "and run its sweep again"
+                f"run {path.name!r} is only starting, or was killed before it began; if so, run its "
+                f"sweep again under this name, which is free ({path})"
             )
 
     @property

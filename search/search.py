@@ -26,6 +26,7 @@ from search.events import (
     Promoted,
     Reported,
     Run,
+    RunError,
     RunFailed,
     TrialStarted,
     WorkerLost,
@@ -143,16 +144,24 @@ class Search:
         clock: Callable[[], float] = time.time,
         structure: Structure = no_structure,
     ) -> Self:
-        """The search as it stood after ``events``; what was running then is handed out again first."""
+        """The search as it stood after ``events``; what was running then is handed out again first.
+
+        Raises RunError where an event is not what the search would have decided.
+        """
         search = cls(sweep, Run(), append, clock, structure)
         for event in events:
             match event:
                 case TrialStarted():
                     search._suggester.restore(event.trial, event.params)
                 case Reported():
-                    search.asha.report(event.trial, event.epoch, search._signed(event.metrics))
+                    decision = search.asha.report(event.trial, event.epoch, search._signed(event.metrics))
+                    if (decision == "pause") != (event.decision == "pause"):
+                        raise _decided_otherwise(event)
                 case Promoted():
-                    search.asha.promote(event.trial)
+                    try:
+                        search.asha.promote(event.trial)
+                    except ValueError as error:
+                        raise _decided_otherwise(event) from error
             search._follow(event)
         search._in_flight.clear()
         search._unfinished = deque(t.number for t in search.run.trials.values() if t.status == "running")
@@ -351,6 +360,13 @@ class Search:
                 f"{same} configurations in a row were infeasible; the last one: {ended.reason}; "
                 "narrow the space: rungwise check shows what fits"
             )
+
+
+def _decided_otherwise(event: Reported | Promoted) -> RunError:
+    return RunError(
+        f"what the log says became of trial {event.trial} is not what this version decides, so another wrote "
+        "it: go on with that one, or start a new run"
+    )
 
 
 def reported(report: Report, time: float, decision: Decision) -> Reported:

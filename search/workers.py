@@ -148,8 +148,8 @@ class Driver:
         self._silence = None
         asked, there = self._resources, self._cluster()
         _LOG.warning(
-            "no worker has started yet: each trial asks for %g CPUs and %g GPUs, and the cluster has %g and "
-            "%g on all its nodes together; waiting",
+            "no worker is ready yet: they are starting, or wait for room: each trial asks for %g CPUs and %g "
+            "GPUs, and the cluster has %g and %g on all its nodes together",
             asked.cpu,
             asked.gpu,
             there.get("CPU", 0),

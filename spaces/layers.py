@@ -93,8 +93,7 @@ def dump_yaml(tree: dict[str, Any]) -> str:
 # ---- laying one over the other ----
 
 
-_NAMES_A_KIND = {"dataset": ("kind",), "trainer": ("name", "hypermodel", "estimator")}
-"""Keys that say what a section is about; another one has other keys, so nothing of the parent's is left."""
+_NAMES_A_TRAINER = ("name", "hypermodel", "estimator")
 
 
 def _merged(parent: Branch, child: Branch) -> Branch:
@@ -108,10 +107,20 @@ def _merged(parent: Branch, child: Branch) -> Branch:
 
 
 def _merged_section(name: str, parent: Branch | None, child: Branch) -> Branch:
-    is_new = any(key in child.children for key in _NAMES_A_KIND.get(name, ()))
-    if parent is None or is_new or not (parent.is_mapping and child.is_mapping):
+    if parent is None or _is_another(name, parent, child) or not (parent.is_mapping and child.is_mapping):
         return child
     return replace(parent, value=parent.children | child.children)
+
+
+def _is_another(name: str, parent: Branch, child: Branch) -> bool:
+    """Whether it is about something else, which has other keys."""
+    if name == "trainer" and parent.is_mapping and child.is_mapping:
+        before, now = (
+            {key: branch.children[key].value for key in _NAMES_A_TRAINER if key in branch.children}
+            for branch in (parent, child)
+        )
+        return bool(before and now) and before != now
+    return name == "dataset" and "kind" in child.children
 
 
 def _move(child: Branch, to: str, away: str, sections: dict[str, Branch]) -> None:

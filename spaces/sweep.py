@@ -1,5 +1,6 @@
 """The sweep file: what may vary and how far to go, as a frozen model; its faults, each with file and line."""
 
+import math
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -304,7 +305,9 @@ def _conflicts(sections: Mapping[str, Any]) -> Iterator[Fault]:
     if search and search.suggester == "grid":
         yield from (_endless(name, param) for name, param in space.items() if param.size is None)
         if (size := _grid_size(space)) > MOST_POINTS:
-            message = f"grid would list {size:,} configurations, {MOST_POINTS:,} at most; leave some out"
+            message = (
+                f"grid would list {size:,} configurations or more, {MOST_POINTS:,} may be; leave some out"
+            )
             yield Fault(("space",), message)
     if search and search.suggester == "nsga2" and asha:
         message = (
@@ -316,6 +319,11 @@ def _conflicts(sections: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _grid_size(space: Mapping[str, Param]) -> int:
+    """How many configurations; of too many perhaps only those of the params that conditions name."""
+    deciding = {other for param in space.values() for other in param.when}
+    num_decisions = math.prod(space[name].size or 1 for name in deciding & space.keys())
+    if num_decisions > MOST_POINTS:
+        return num_decisions
     try:
         return Space(dict(space)).size or 0
     except SpaceError:

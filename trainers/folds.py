@@ -170,7 +170,8 @@ def _deal_groups(
     """Deal whole groups, each to the side whose need of it is greatest for its size.
 
     Larger groups come sooner, since small ones fill gaps better, but not strictly: sizes are taken at half to
-    all of what they are, or groups of different sizes would be divided in one way only, whatever the seed.
+    all of what they are, or groups no two of which are alike would be divided in one way only, whatever the
+    seed. (They still are where each is less than half of the next larger one.)
     Every class weighs the same whatever its size: what is compared are shares of a class, not rows, and what
     is missing of them by the side's own share, or the largest groups would all lie on the larger side.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from search.events import Event, Finished, Promoted, Reported, RunFailed, TrialStarted
+from search.events import Event, Finished, Promoted, Reported, RunError, RunFailed, TrialStarted
 from search.folder import RunFolder
 from search.results import Results
 from search.search import NOTHING, Ended, Memory, Report, Search
@@ -292,3 +292,22 @@ def test_best_trial_of_equals_is_the_one_that_was_there_first_for_everybody() ->
     results = Results(RunFolder(Path("tiny")), search.run, "running")
     assert search.run.best and search.run.best.number == 2
     assert [trial.number for trial in results.best()] == [2, 1]
+
+
+@pytest.mark.parametrize("decision", ["continue", "pause"])
+def test_log_that_another_version_decided_is_refused_not_followed(decision: Any) -> None:
+    sweep = make_sweep(asha={"grace": 1, "reduction": 3, "rule": "promote"})
+    search, log = start(sweep)
+    for value in (0.1, 0.2, 0.3, 0.4):  # the third is the best of three, and goes on at once
+        stretch = search.next_trial()
+        assert stretch
+        search.report(Report(stretch.trial, 1, {"macro_f1": value}))
+    reports = [event for event in log if isinstance(event, Reported)]
+    assert {event.decision for event in reports} == {"continue", "pause"}
+    wrong = [
+        event.model_copy(update={"decision": decision}) if isinstance(event, Reported) else event
+        for event in log
+    ]
+    with pytest.raises(RunError, match="not what this version decides"):
+        Search.replay(sweep, wrong, lambda *events: None)
+    assert Search.replay(sweep, log, lambda *events: None).run.epochs == search.run.epochs

@@ -381,9 +381,12 @@ def test_from_dict_names_all_faults_without_a_file() -> None:
 def test_grid_too_large_to_list_and_nsga2_under_asha_are_faults() -> None:
     many = {f"p{k}": {"int": [1, 100]} for k in range(4)}
     with pytest.raises(
-        SpaceError, match="space: grid would list 100,000,000 configurations, 1,000,000 at most"
+        SpaceError, match="space: grid would list 100,000,000 configurations or more, 1,000,000 may be"
     ):
         Sweep.from_dict(_RIGHT | {"space": many, "search": {"suggester": "grid"}})
+    deciding = {"units": {"int": [1, 10**8]}, "dropout": {"choice": [0, 0.5], "when": {"units": 5}}}
+    with pytest.raises(SpaceError, match="100,000,000 configurations or more"):  # without listing them first
+        Sweep.from_dict(_RIGHT | {"space": deciding, "search": {"suggester": "grid"}})
     nsga2 = {"suggester": "nsga2", "trials": 9, "seed": 0}
     with pytest.raises(
         SpaceError, match="search.suggester: nsga2 learns .*; set asha: off, or choose another"
@@ -399,6 +402,12 @@ def test_trainer_of_another_name_leaves_nothing_of_the_parents(tmp_path: Path) -
         ("{name: keras/cnn, backend: jax}", {"name": "keras/cnn", "backend": "jax"}),
         ("{estimator: sklearn.svm.SVC}", {"estimator": "sklearn.svm.SVC"}),
         ("{master: local}", {"name": "spark/mlp", "master": "local"}),
+        ("{name: spark/mlp}", {"name": "spark/mlp", "master": "local[2]"}),
     ):
         (tmp_path / "child.yaml").write_text(f"extends: parent.yaml\ntrainer: {own}\n")
         assert load_sweep(tmp_path / "child.yaml").trainer == trainer
+    in_any_order = ["trainer.backend=jax", "trainer.name=keras/lenet5"]
+    (tmp_path / "plain.yaml").write_text(Sweep.from_dict(_RIGHT).to_yaml())
+    for overrides in (in_any_order, in_any_order[::-1]):
+        named = load_sweep(tmp_path / "plain.yaml", overrides).trainer
+        assert named == {"name": "keras/lenet5", "backend": "jax"}

@@ -84,10 +84,10 @@ def _read_vectors(
 ) -> tuple[Any, list[str], list[str], list[str]]:
     """The frame of features, labels, groups, and what is wrong with its numbers."""
     # Refuses a first row with a value too many, whose first one pandas would take for the row's name.
-    first = [str(name).strip() for name in _read_frame(path, header=None, nrows=2, dtype=str).iloc[0]]
-    if twice := sorted(
-        {name for name in first if first.count(name) > 1}
-    ):  # pandas gives the others new names
+    head = {"header": None, "nrows": 2, "dtype": str, "keep_default_na": False}
+    first = [str(name).strip() for name in _read_frame(path, **head).iloc[0]]
+    # To names that stand twice pandas gives new ones.
+    if twice := sorted({name for name in first if name and first.count(name) > 1}):
         raise DataError(f"{path}: columns named more than once: {shortened(twice)}")
     columns = list(_read_frame(path, nrows=0))
     if faults := _column_faults(columns, label, drop, group):

@@ -130,6 +130,8 @@ def test_null_rows_are_a_fault_or_left_out(write):
 def test_a_column_that_stands_twice_is_refused(write):
     path = write("x.csv", "a, y,y\n1,0,0\n2,1,1\n3,0,0\n4,1,1\n")
     assert "columns named more than once: y" in faults_of({"kind": "csv", "path": path, "label": "y"})[0]
+    unnamed = {"kind": "csv", "path": write("z.csv", "a,y,,\n1,0,,\n2,1,,\n3,0,,\n4,1,,\n"), "label": "y"}
+    assert load_dataset(unnamed | {"drop": ["Unnamed: 2", "Unnamed: 3"]}).x.tolist() == [[1], [2], [3], [4]]
 
 
 def test_damaged_packed_files_are_faults(write, tmp_path):
