@@ -70,8 +70,10 @@ class RunFolder:
     def _holds_something(self) -> bool:
         """Whether there is more than what a run left that ended before the first line of its log."""
         there = {entry.name for entry in self.path.iterdir()}
-        if self.events.name in there and not self.events.stat().st_size:
-            there.remove(self.events.name)
+        if self.events.name in there:
+            with self.events.open("rb") as log:
+                if not log.readline().endswith(b"\n"):
+                    there.remove(self.events.name)
         return bool(there) and not ("lock" in there and there <= _BEFORE_THE_LOG)
 
     @contextmanager

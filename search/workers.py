@@ -60,7 +60,7 @@ class Driver:
         self._folder = folder
         self._resources = resources
         self._workers: set[str] = set()
-        """Tune trials that were asked for and have not ended."""
+        """Asked for, and not ended."""
         self._places: dict[str, Place] = {}
         """Of the workers that said a word."""
         self._idle_since: dict[str, float] = {}

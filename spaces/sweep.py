@@ -305,15 +305,11 @@ def _conflicts(sections: Mapping[str, Any]) -> Iterator[Fault]:
     if search and search.suggester == "grid":
         yield from (_endless(name, param) for name, param in space.items() if param.size is None)
         if (size := _grid_size(space)) > MOST_POINTS:
-            message = (
-                f"grid would list {size:,} configurations or more, {MOST_POINTS:,} may be; leave some out"
-            )
-            yield Fault(("space",), message)
+            message = f"grid would list {size:,} configurations or more, {MOST_POINTS:,} may be"
+            yield Fault(("space",), f"{message}; leave some out")
     if search and search.suggester == "nsga2" and asha:
-        message = (
-            "nsga2 learns from trials that train to their end, few of which do; set asha: off, or choose"
-        )
-        yield Fault(("search", "suggester"), f"{message} another suggester")
+        message = "nsga2 learns from whole trials, and few are under asha"
+        yield Fault(("search", "suggester"), f"{message}; set asha: off, or choose another suggester")
     if asha and epochs and asha.grace > epochs:
         yield Fault(("asha", "grace"), f"must be at most epochs, which is {epochs}, got {asha.grace}")
 

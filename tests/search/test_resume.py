@@ -197,7 +197,9 @@ def test_run_that_broke_before_its_log_began_is_begun_anew(tmp_path: Path) -> No
     run = ("run", tmp_path / "sweep.yaml", "--name", "tiny", "--runs", tmp_path, "--runner", "local")
     (tmp_path / "tiny" / "sweep.yaml").write_text("# somebody's own")
     assert rungwise(*run).returncode == 2
-    for left in (".sweep.yaml", "lock", "events.jsonl"):
+    for left in (".sweep.yaml", "lock"):
         (tmp_path / "tiny" / left).write_text("")
+    (tmp_path / "tiny" / "events.jsonl").write_text('{"kind":"sweep_sta')
     assert rungwise(*run).returncode == 0
+    assert load_run(tmp_path / "tiny").state == "complete"
     assert rungwise(*run).returncode == 2, "now there is something to lose"
