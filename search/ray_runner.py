@@ -9,6 +9,7 @@ written to a folder that is thrown away and read by nobody.
 import gc
 import logging
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -16,18 +17,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray import tune
-from ray.tune import Callback
-from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import Searcher
-
 from search.ahead import AheadWorker
 from search.folder import Files, RunFolder
 from search.search import Search, Stretch
 from search.trial_loop import Training
 from search.workers import Driver
+from trainers.imports import no_collections
+
+with no_collections():  # each worker imports this before it can do anything else
+    import ray
+    from ray import tune
+    from ray.tune import Callback
+    from ray.tune.experiment import Trial as TuneTrial
+    from ray.tune.schedulers import FIFOScheduler
+    from ray.tune.search import Searcher
 
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # JSON, CSV and TensorBoard files of every trial
@@ -50,6 +53,7 @@ def run(search: Search, training: Training, folder: RunFolder, stays: bool = Fal
     resources = search.sweep.resources
     with (
         _environment(TUNE_SETTINGS),
+        _processes_that_wait(),
         _short_collections(),
         tempfile.TemporaryDirectory(prefix="rungwise-tune-") as storage,
     ):
@@ -89,6 +93,23 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _processes_that_wait() -> Iterator[None]:
+    """Have workers take the processes that Ray started ahead of time, one for each CPU.
+
+    Those have the environment that Ray began with. Tune asks for a variable of PyTorch Lightning's besides,
+    so that each worker waits for a process of its own. The names are Tune's own; should they change, it does.
+    """
+    class_cache = sys.modules.get("ray.tune.execution.class_cache")
+    variables: dict[str, str] = getattr(class_cache, "DEFAULT_ENV_VARS", {})
+    kept = variables.copy()
+    variables.clear()
+    try:
+        yield
+    finally:
+        variables.update(kept)
 
 
 @contextmanager

@@ -1,5 +1,8 @@
-"""Importing what a sweep names: its user's code, which may fail in any way."""
+"""Importing late: what a sweep names, its user's code, which may fail in any way; and what takes long."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
@@ -18,3 +21,15 @@ def import_for(name: str, module: str) -> ModuleType:
 def first_line(error: BaseException) -> str:
     """The kind of an error and the first line of its text."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+
+
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Nothing that an import makes is garbage, and looking for some takes a seventh of its time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

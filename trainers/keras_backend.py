@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from spaces.params import Fault, SpaceError, did_you_mean, shown
+from trainers.imports import no_collections
 from trainers.stderr import stderr_to
 
 _XLA_DETERMINISM = "xla_gpu_deterministic_ops"
@@ -28,7 +29,9 @@ def import_keras() -> Any:
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # workers may share a GPU
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the same for JAX
     _ask_xla_for_determinism()
-    with quiet_import("keras"), _no_collections(), _without("sklearn"):  # of use to wrappers only, and slow
+    needless = ["sklearn", "scipy"]  # of use to wrappers and to what is long superseded
+    needless += ["jax"] if backend() == "tensorflow" else []  # TensorFlow Lite would convert its models too
+    with quiet_import("keras"), no_collections(), _without(*needless):
         import keras
 
     if keras.config.backend() == "tensorflow":
@@ -120,25 +123,12 @@ def quiet_import(module: str) -> Iterator[None]:
 
 
 @contextmanager
-def _no_collections() -> Iterator[None]:
-    """Nothing that an import makes is garbage, and looking for some takes a seventh of its time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
+def _without(*modules: str) -> Iterator[None]:
+    """As if those of these modules that are not loaded yet were not installed: importing them takes long."""
+    hidden = [module for module in modules if module not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # as the import system has it
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
-
-
-@contextmanager
-def _without(module: str) -> Iterator[None]:
-    """As if a module that is not loaded yet were not installed."""
-    if module in sys.modules:
-        yield
-        return
-    sys.modules[module] = None  # type: ignore[assignment]  # as the import system has it
-    try:
-        yield
-    finally:
-        del sys.modules[module]
+        for module in hidden:
+            del sys.modules[module]

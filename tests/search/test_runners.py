@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -112,7 +113,8 @@ def test_workers_stay_and_read_the_data_in_shared_memory(tmp_path: Path) -> None
 
 @pytest.mark.ray
 def test_cluster_of_one_run_starts_nothing_that_does_nothing_for_it(tmp_path: Path) -> None:
-    started = set[str]()
+    started = dict[str, str]()
+    workers = list[Path]()
 
     @contextmanager
     def watch(_: Search) -> Iterator[None]:
@@ -121,11 +123,15 @@ def test_cluster_of_one_run_starts_nothing_that_does_nothing_for_it(tmp_path: Pa
             with suppress(OSError):  # it may end meanwhile
                 if stat_of(int(process.name))[1] == str(os.getpid()):
                     words = (process / "cmdline").read_text().split("\0")
-                    started.update(Path(word).name for word in words if "/ray/" in word)
+                    started.update((Path(word).name, " ".join(words)) for word in words if "/ray/" in word)
+        (session,) = re.findall(r"--session_dir=(\S+)", started["raylet"])
+        workers.extend(Path(session, "logs").glob("worker-*.err"))
 
     run_sweep(make_sweep(), tmp_path / "run", "ray", watch=watch)
-    assert {"gcs_server", "raylet"} <= started
-    assert not started & {"dashboard.py", "monitor.py", "log_monitor.py"}
+    assert {"gcs_server", "raylet"} <= started.keys()
+    assert not started.keys() & {"dashboard.py", "monitor.py", "log_monitor.py"}
+    assert "--minimal" in started["raylet"], "the agent loads nothing for a dashboard that is not there"
+    assert 0 < len(workers) <= (os.cpu_count() or 1), "workers take the processes that were started for them"
 
 
 @pytest.mark.ray

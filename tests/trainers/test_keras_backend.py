@@ -9,12 +9,13 @@ import pytest
 from spaces.params import SpaceError
 from trainers.keras_backend import import_keras, use_backend
 
-ONEDNN_AND_XLA = """
-import os
+SET_UP = """
+import os, sys
 from trainers.keras_backend import import_keras
 import_keras()
 from tensorflow.python.util import _pywrap_util_port
 print(_pywrap_util_port.IsMklEnabled(), os.environ["XLA_FLAGS"])
+assert not {"jax", "scipy", "sklearn"} & sys.modules.keys(), "what nothing of ours asks of TensorFlow"
 """
 
 
@@ -35,7 +36,7 @@ def test_kernels_are_the_fast_and_exact_ones_unless_their_user_says_otherwise(
 ) -> None:
     inherited = {k: v for k, v in os.environ.items() if k not in ("TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS")}
     done = subprocess.run(
-        [sys.executable, "-c", ONEDNN_AND_XLA],
+        [sys.executable, "-c", SET_UP],
         env={**inherited, "KERAS_BACKEND": "tensorflow", **given},
         capture_output=True,
         text=True,
