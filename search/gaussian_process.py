@@ -16,6 +16,8 @@ from scipy.special import ndtr, ndtri
 
 Array = NDArray[np.float64]
 
+BLOCK = 64
+"""Rows whose part of a covariance is factored at once, and kept."""
 STEPS = 20
 """L-BFGS steps of one fit; the next one starts where it ended."""
 
@@ -27,31 +29,61 @@ class Process:
     rows ``believed`` the process's own mean is taken for a value, which leaves the mean as it is and the
     doubt smaller: the Kriging believer of Ginsbourger, Le Riche & Carraro, "Kriging Is Well-Suited to
     Parallelize Optimization", 2010.
+
+    ``before`` is a process whose first rows may be the same, in the same order: what was calculated of them
+    is not calculated again. It changes nothing, not even the last bits.
     """
 
     def __init__(
-        self, x: Array, y: Array, theta: Array, groups: NDArray[np.int64], believed: Array | None = None
+        self,
+        x: Array,
+        y: Array,
+        theta: Array,
+        groups: NDArray[np.int64],
+        believed: Array | None = None,
+        before: "Process | None" = None,
     ) -> None:
-
+        self._theta = theta
         self._scale = np.exp(theta[:-1])[groups]
         self._rows = (x if believed is None else np.vstack([x, believed])) / self._scale
-        k = matern(_squared_distances(self._rows, self._rows))
-        k[np.diag_indices(len(k))] = 1 + math.exp(theta[-1])
-        self._lower = cholesky(k, lower=True, check_finite=False)
+        self._lower = self._factor(before._common_factor(self) if before else np.empty((0, 0)))
         n = len(y)
-        self._alpha = cho_solve((self._lower[:n, :n], True), y, check_finite=False)
+        self._whitened = solve_triangular(self._lower[:n, :n], y, lower=True, check_finite=False)
 
-    def mean(self, x: Array) -> Array:
-        """At each row of ``x``."""
-        known = self._rows[: len(self._alpha)]
-        return cast(Array, matern(_squared_distances(known, x / self._scale)).T @ self._alpha)
+    def _common_factor(self, other: "Process") -> Array:
+        """Of the whole blocks of leading rows that both have."""
+        if not np.array_equal(self._theta, other._theta):
+            return np.empty((0, 0))
+        n = min(len(self._rows), len(other._rows))
+        differs = (self._rows[:n] != other._rows[:n]).any(axis=1)
+        n = (int(differs.argmax()) if differs.any() else n) // BLOCK * BLOCK
+        return self._lower[:n, :n]
+
+    def _factor(self, known: Array) -> Array:
+        """The Cholesky factor of the covariance, block by block of rows; ``known`` is that of the first ones.
+
+        Golub & Van Loan, "Matrix Computations", 4th edition, section 4.2.9. Always the same blocks, so that
+        what is known changes no rounding.
+        """
+        n, start = len(self._rows), len(known)
+        lower = np.zeros((n, n), order="F")
+        lower[:start, :start] = known
+        while start < n:
+            block = slice(start, min(start + BLOCK, n))
+            k = matern(_squared_distances(self._rows[: block.stop], self._rows[block]))
+            across = solve_triangular(lower[:start, :start], k[:start], lower=True, check_finite=False)
+            rest = k[start:] - across.T @ across
+            rest[np.diag_indices(len(rest))] += math.exp(self._theta[-1])
+            lower[block, :start] = across.T
+            lower[block, block] = cholesky(rest, lower=True, check_finite=False)
+            start = block.stop
+        return lower
 
     def at(self, x: Array) -> tuple[Array, Array]:
         """Mean and standard deviation at each row of ``x``, without the noise (RW, algorithm 2.1)."""
-
-        k = matern(_squared_distances(self._rows, x / self._scale))
-        mean = k[: len(self._alpha)].T @ self._alpha
-        v = solve_triangular(self._lower, k, lower=True, check_finite=False)
+        k = matern(_squared_distances(x / self._scale, self._rows)).T
+        v = solve_triangular(self._lower, k, lower=True, overwrite_b=True, check_finite=False)
+        mean = self._whitened @ v[: len(self._whitened)]
         return mean, np.sqrt(np.maximum(1 - np.einsum("ij,ij->j", v, v), 1e-12))
 
 

@@ -72,6 +72,8 @@ class GaussianProcessSuggester:
         self._num_learned = 0
         self._next_fit = len(space.params) + 2
         self._theta: Array | None = None
+        self._process: Process | None = None
+        """As it was at the last ask: most of what it knew stays known."""
 
     def suggest(self, number: int) -> dict[str, Value]:
         with _ALGEBRA.limit(limits=1):
@@ -153,9 +155,10 @@ class GaussianProcessSuggester:
     def _most_promising(self, theta: Array, chance: np.random.Generator) -> dict[str, Value]:
         x, y = self._data(self._values)
         believed = self._at_the_end(list(self._in_flight)[-BELIEVED:])
-        process = Process(x, y, theta, self._cube.groups, believed)
+        process = Process(x, y, theta, self._cube.groups, believed, self._process)
+        self._process = process
         best = self._best()
-        incumbent = float(process.mean(self._at_the_end(best)).max())
+        incumbent = float(process.at(self._at_the_end(best))[0].max())
         slopes = self._slopes_of_time(x)
 
         def improvement(points: Array) -> Array:
@@ -209,9 +212,16 @@ class Cube:
     def __init__(self, space: Space) -> None:
         self._space = space
         self._index = {name: i for i, name in enumerate(space.params)}
-        widths = [_width(param) for param in space.params.values()]
+        params = list(space.params.values())
+        widths = [_width(param) for param in params]
         self.groups = np.repeat(np.arange(len(widths) + 1), [*widths, 1])
         """The length scale of each encoded column: one a param, the last one for the epoch."""
+        self._starts = np.cumsum([0, *widths])
+        """The first of each param's columns."""
+        self._is_choice = np.array([isinstance(param, Choice) for param in params], bool)
+        self._numbers = np.flatnonzero(~self._is_choice)
+        self._hot = {i: np.eye(p.size) / math.sqrt(2) for i, p in enumerate(params) if isinstance(p, Choice)}
+        """Of each choice, the columns of each of its values."""
 
     @property
     def dims(self) -> int:
@@ -236,8 +246,9 @@ class Cube:
         width = 10 ** chance.uniform(-2, -0.5, (amount, 1))
         moved = around + width * chance.standard_normal(around.shape)
         moved = 1 - np.abs(1 - np.abs(moved) % 2)  # a step across a face is reflected
-        is_choice = np.array([isinstance(param, Choice) for param in self._space.params.values()])
-        moved = np.where(is_choice & (chance.random(around.shape) < 0.3), chance.random(around.shape), moved)
+        moved = np.where(
+            self._is_choice & (chance.random(around.shape) < 0.3), chance.random(around.shape), moved
+        )
         share = np.where(np.arange(amount) % 2, 1.0, min(1.0, 2 / self.dims))
         return np.where(chance.random(around.shape) < share[:, None], moved, around)
 
@@ -246,31 +257,31 @@ class Cube:
 
         Two different choices lie as far apart as the two ends of a range.
         """
-        exists = self._exists(points)
-        columns: list[Array] = []
-        for i, (name, param) in enumerate(self._space.params.items()):
-            here = exists[name][:, None]
-            if isinstance(param, Choice):
-                hot = np.eye(param.size)[_chosen(param, points[:, i])]
-                columns.append(np.where(here, hot, 1 / param.size) / math.sqrt(2))
-            else:
-                columns.append(np.where(here, points[:, [i]], 0.5))
-            if param.when:
-                columns.append(here.astype(float))
-        return np.hstack(columns)
+        encoded = np.empty((len(points), len(self.groups) - 1))
+        encoded[:, self._starts[self._numbers]] = points[:, self._numbers]
+        for i, hot in self._hot.items():
+            encoded[:, self._starts[i] : self._starts[i] + len(hot)] = hot[_chosen(len(hot), points[:, i])]
+        for name, exists in self._exists(points).items():
+            i = self._index[name]
+            first, told = self._starts[i], self._starts[i + 1] - 1
+            encoded[~exists, first:told] = 1 / (told - first) / math.sqrt(2) if i in self._hot else 0.5
+            encoded[:, told] = exists
+        return encoded
 
     def _exists(self, points: Array) -> dict[str, NDArray[np.bool_]]:
+        """Of each param that does not always."""
         exists: dict[str, NDArray[np.bool_]] = {}
         for name, param in self._space.params.items():
-            exists[name] = np.ones(len(points), bool)
-            for other, wanted in param.when.items():
-                exists[name] &= exists[other] & self._is_among(other, wanted, points)
+            if param.when:
+                here = [exists[other] for other in param.when if other in exists]
+                here += [self._is_among(other, wanted, points) for other, wanted in param.when.items()]
+                exists[name] = np.logical_and.reduce(here)
         return exists
 
     def _is_among(self, name: str, wanted: Collection[Any], points: Array) -> NDArray[np.bool_]:
         param, column = self._space.params[name], points[:, self._index[name]]
         if isinstance(param, Choice):
-            return np.array([among(value, wanted) for value in param.values])[_chosen(param, column)]
+            return np.array([among(value, wanted) for value in param.values])[_chosen(param.size, column)]
         return np.array([among(param.from_unit(float(u)), wanted) for u in column], bool)
 
 
@@ -278,8 +289,8 @@ def _width(param: Param) -> int:
     return (param.size if isinstance(param, Choice) else 1) + bool(param.when)
 
 
-def _chosen(param: Choice, column: Array) -> NDArray[np.int64]:
-    return np.minimum((column * param.size).astype(np.int64), param.size - 1)
+def _chosen(size: int, column: Array) -> NDArray[np.int64]:
+    return np.minimum((column * size).astype(np.int64), size - 1)
 
 
 def _ascending(value: float) -> float:

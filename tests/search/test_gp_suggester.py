@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from search.gaussian_process import Process, expected_improvement, fit, matern, misfit, normal_scores, ridge
+from search.gaussian_process import (
+    BLOCK,
+    Process,
+    expected_improvement,
+    fit,
+    matern,
+    misfit,
+    normal_scores,
+    ridge,
+)
 from search.gp_suggester import KEPT, MEMORY, Cube, GaussianProcessSuggester
 from search.suggesters import Random, Suggester
 from spaces.params import Choice, Float, Int, Space, Value
@@ -61,6 +70,19 @@ def test_believing_the_mean_leaves_it_and_lessens_the_doubt(small: tuple[Array, 
     np.testing.assert_allclose(believing.at(z), told.at(z), atol=1e-8)
     np.testing.assert_allclose(believing.at(z)[0], alone.at(z)[0], atol=1e-8)
     assert (believing.at(z)[1] < alone.at(z)[1]).all()
+
+
+def test_what_is_kept_of_the_process_before_changes_not_a_bit() -> None:
+    chance = np.random.default_rng(0)
+    x, y, z = chance.random((3 * BLOCK, 2)), chance.normal(size=3 * BLOCK), chance.random((5, 2))
+    n = BLOCK + 7
+    before = Process(x[:n], y[:n], THETA, GROUPS, believed=z)
+    other = x.copy()
+    other[BLOCK + 1] += 0.1
+    for rows, theta in ((x, THETA), (x[:n], THETA), (x[:9], THETA), (other, THETA), (x, THETA + 0.1)):
+        fresh = Process(rows, y[: len(rows)], theta, GROUPS, z[1:])
+        kept = Process(rows, y[: len(rows)], theta, GROUPS, z[1:], before)
+        np.testing.assert_array_equal(kept.at(z), fresh.at(z))
 
 
 def test_gradient_of_the_misfit_is_its_slope(small: tuple[Array, Array, Array]) -> None:
