@@ -12,7 +12,7 @@ import pandas
 
 from search.events import Reported, Run, RunError, read_events
 from search.folder import RunFolder
-from search.results import Results, state_of
+from search.results import Results, row_of, state_of
 
 HEAD_BYTES = 64
 """Enough of a log's first line to hold its time, which tells a run from a later one of the same name."""
@@ -122,7 +122,7 @@ class RunReader:
             event, _ = next(read_events(self.folder.events, offset), (None, 0))
             if not isinstance(event, Reported):
                 break  # the log is another one by now: the next look begins anew
-            rows.append({"trial": trial, "epoch": event.epoch, **event.metrics, **event.curves})
+            rows.append(row_of(event))
         return rows
 
     def _run_for_viewers(self) -> Run:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from search.exported import Evaluation, ExportedModel
+from search.exported import Evaluation, ExportedModel, is_ours
 from search.progress import short
 from spaces.sweep import trainer_name
 from trainers.keras_formats import FORMATS
@@ -146,7 +146,7 @@ def _use(about: ExportedModel) -> Iterator[str]:
     inputs = "photo.png images/ rows.npy --grid out.png" if about.input.is_image else "rows.csv rows.npy"
     yield "## Use"
     yield ""
-    yield f"    rungwise predict FOLDER {inputs}"
+    yield f"    rungwise predict FOLDER {inputs}{'' if is_ours(about.trainer) else ' --trust'}"
     yield ""
     yield "- It prints a table; `--output csv` and `--output json` are for programs."
     yield from _input_lines(about)

@@ -8,14 +8,17 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from search.driver import Interrupted, load_checked_sweep, load_rows, resume_run, run_sweep
-from search.events import RunError, RunFailed
+from search.events import RunError, RunFailed, Trial
 from search.export import FORMATS, export_trial
+from search.exported import is_ours, read_about
 from search.folder import RunFolder, default_runs, find_run
 from search.picture_grid import picture_grid
 from search.plan import make_plan
@@ -32,6 +35,7 @@ from trainers.folds import make_folds
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 CHECKED_DRAWS = 20
+SHOWN_REASONS = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SpaceError, DataError, RunError) as error:
         return _complain(error, BAD_INPUT)
     except Interrupted as interrupted:
-        runs = f" --runs {options.runs}" if options.runs else ""
-        go_on = f"rungwise resume {options.run}{runs}"
+        runs = f" --runs {shlex.quote(str(options.runs))}" if options.runs else ""
+        go_on = f"rungwise resume {shlex.quote(options.run)}{runs}"
         print(f"interrupted; everything reported is safe. Go on: {go_on}", file=sys.stderr)
         return 128 + interrupted.signum
     except KeyboardInterrupt:
@@ -220,19 +224,33 @@ def _resume(options: argparse.Namespace) -> int:
 
 def _conclude(path: Path) -> int:
     """Print what came out; a run without a single result has failed."""
-    results = load_run(path)
+    results, run = load_run(path), shlex.quote(str(path))
     print()
-    console().print(leaderboard(results, top=5))
+    has_result = results.run.best is not None
+    if has_result:
+        console().print(leaderboard(results, top=5))
+    else:
+        print(f"no trial has a result: {_counts(results)}")
+        for trial in islice((trial for trial in results.run.trials.values() if trial.reason), SHOWN_REASONS):
+            print(_why_it_ended(trial))
     next_commands = [
-        (f"rungwise best {path} --top 20", "the best configurations"),
-        (f"rungwise resume {path}{_more_trials(results)}", "more trials, or the rest after a stop"),
-        (f"rungwise dashboard --runs {path.parent}", "curves and classes in a browser"),
+        (f"rungwise best {run} --top 20", "the best configurations"),
+        (f"rungwise resume {run}{_more_trials(results)}", "more trials, or the rest after a stop"),
+        (f"rungwise dashboard --runs {shlex.quote(str(path.parent))}", "curves and classes in a browser"),
     ]
     width = max(len(command) for command, _ in next_commands)
     print("\nNext:")
     for command, purpose in next_commands:
         print(f"  {command:{width}}  # {purpose}")
-    return DONE if results.run.best else FAILED
+    return DONE if has_result else FAILED
+
+
+def _counts(results: Results) -> str:
+    return ", ".join(f"{count} {name}" for name, count in results.counts().items() if count) or "none"
+
+
+def _why_it_ended(trial: Trial) -> str:
+    return f"trial {trial.number} {trial.status}: {trial.reason.splitlines()[0]}"
 
 
 def _more_trials(results: Results) -> str:
@@ -247,15 +265,14 @@ def _status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(status))
         return DONE
-    counts = ", ".join(f"{count} {name}" for name, count in status["trials"].items() if count) or "none"
-    print(f"run {status['run']}: {status['state']}\ntrials: {counts}\nepochs: {status['epochs']}")
+    print(f"run {status['run']}: {status['state']}\ntrials: {_counts(results)}\nepochs: {status['epochs']}")
     if best := status["best"]:
         params = ", ".join(f"{name}={short(value)}" for name, value in best["params"].items())
         objective = f"{best['objective']['name']} {best['objective']['value']:.4f}"
         print(f"best: trial {best['trial']} at epoch {best['epoch']}: {objective}\n      {params}")
     for trial in results.run.trials.values():
         if trial.status == "failed":
-            print(f"trial {trial.number} failed: {trial.reason.splitlines()[0]}")
+            print(_why_it_ended(trial))
     return DONE
 
 
@@ -305,7 +322,8 @@ def _export(options: argparse.Namespace) -> int:
     results = load_run(options.run, options.runs)
     folder = export_trial(results, options.trial, options.to, options.format, options.refit)
     print(f"exported to {folder}; what it is and how good: {folder / 'README.md'}")
-    print(f"\nNext:\n  rungwise predict {folder} PATH...  # ask it about files")
+    trust = "" if is_ours(read_about(folder).trainer) else " --trust"
+    print(f"\nNext:\n  rungwise predict {shlex.quote(str(folder))} PATH...{trust}  # ask it about files")
     return DONE
 
 

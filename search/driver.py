@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import importlib.metadata
+import logging
 import platform
 import signal
 import threading
@@ -26,6 +27,8 @@ from trainers.catalog import load_trainer, trainer_faults
 from trainers.datasets import Dataset, load_dataset
 from trainers.folds import Splits, fingerprint, make_folds, split_rows, y_valid
 from trainers.metrics import METRICS
+
+_LOG = logging.getLogger(__name__)
 
 RunnerName = Literal["ray", "local"]
 RUNNERS: dict[str, str] = {"ray": "search.ray_cluster", "local": "search.local_runner"}
@@ -139,7 +142,9 @@ def resume_run(
         events = (event for event, _ in read_events(folder.events))
         search = Search.replay(sweep, events, log.append, structure=structure_of(sweep))
         changed = {k: v for k, v in sweep.to_dict().items() if v != before.sweep.get(k)}
-        resumed = Resumed(changed=changed)
+        versions = versions_of(LIBRARIES)
+        _tell_of_other_versions(before.versions, versions)
+        resumed = Resumed(changed=changed, versions=versions)
         log.append(resumed)
         search.run.apply(resumed)
         write_text(folder.sweep, sweep.to_yaml())
@@ -257,6 +262,18 @@ def versions_of(libraries: Iterable[str]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _tell_of_other_versions(then: Mapping[str, str], now: Mapping[str, str]) -> None:
+    others = [
+        f"{library} {now.get(library, 'not there')} instead of {version}"
+        for library, version in then.items()
+        if now.get(library) != version
+    ]
+    if others:
+        _LOG.warning(
+            "the run goes on with %s: its trials may no longer be comparable to the bit", ", ".join(others)
+        )
 
 
 def _refuse_other_search(started: Sweep, asked: Sweep, where: Path | str) -> None:

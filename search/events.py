@@ -114,10 +114,14 @@ class Finished(_Event):
 
 
 class Resumed(_Event):
-    """A driver took the run up again; ``changed`` holds the sweep's sections that differ from then on."""
+    """A driver took the run up again; ``changed`` holds the sweep's sections that differ from then on.
+
+    ``versions`` are those installed then, empty in logs of before they were written.
+    """
 
     kind: Literal["resumed"] = "resumed"
     changed: dict[str, Any] = {}
+    versions: dict[str, str] = {}
 
 
 class SweepEnded(_Event):
@@ -273,6 +277,7 @@ class Trial:
     best_checkpoint: int = 0
     """The newest checkpoint at or before the best epoch: the best model, or the way to it."""
     lost_workers: int = 0
+    """Since its last report."""
     status: Status = "running"
     reason: str = ""
     updated: float = 0.0
@@ -288,6 +293,8 @@ class Run:
     def __init__(self) -> None:
         self.started: SweepStarted | None = None
         self.sweep: dict[str, Any] = {}
+        self.versions: dict[str, str] = {}
+        """Of libraries, as the last driver had them."""
         self.trials: dict[int, Trial] = {}
         self.best: Trial | None = None
         """The trial with the best objective at its best epoch; the earlier report of equals."""
@@ -344,7 +351,7 @@ class Run:
         self._last_time = event.time
         match event:
             case SweepStarted():
-                self.started, self.sweep = event, dict(event.sweep)
+                self.started, self.sweep, self.versions = event, dict(event.sweep), event.versions
             case TrialStarted():
                 self.trials[event.trial] = Trial(event.trial, event.params, event.time, updated=event.time)
             case Reported():
@@ -360,12 +367,14 @@ class Run:
                 self.wasted_epochs += event.wasted
             case Resumed():
                 self.sweep |= event.changed
+                self.versions = event.versions or self.versions
                 self.ended = None
             case SweepEnded():
                 self.ended = event
 
     def _apply_report(self, trial: Trial, report: Reported) -> None:
         self.epochs += 1
+        trial.lost_workers = 0
         trial.epoch, trial.updated = report.epoch, report.time
         trial.value = report.metrics[self.objective]
         trial.seconds += report.seconds

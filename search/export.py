@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from search.exported import (
 from search.folder import RunFolder, cache_of
 from search.results import Results
 from search.search import derived_seed
-from search.trial_loop import fold_folder, seeded, use_threads
+from search.trial_loop import fold_folder, limit_threads, seeded
 from spaces.sweep import Sweep
 from trainers.catalog import load_trainer
 from trainers.contract import WEIGHTS, Epoch, Fold, Infeasible, Predictor, Trainer, TrainError, take
@@ -66,7 +67,7 @@ def export_trial(
     _check_free(to)
     assert results.run.started
     sweep = Sweep.from_dict(results.run.sweep)
-    use_threads(threads_of(results.run.started))
+    limit_threads(threads_of(results.run.started))
     trainer = load_trainer(sweep.trainer)  # first of all: reading the rows may import Keras
     dataset, splits = _unchanged_rows(results, sweep)
     settings = trainer.Settings(**sweep.fixed, **chosen.params)
@@ -282,9 +283,10 @@ def _compare(results: Results, trial: Trial, probabilities: NDArray[np.float32])
 def _kept_predictions(folder: RunFolder, trial: Trial) -> NDArray[np.float32]:
     path = folder.predictions(trial.number)
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        # Opened here: NumPy leaves a file open that is cut off.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             epoch, probabilities = int(kept["epoch"]), np.asarray(kept["probabilities"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise RunError(
             f"{path} cannot be read ({error}), so there is nothing to compare the model with; "
             "train anew with --refit"

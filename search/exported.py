@@ -152,7 +152,7 @@ def load_model(folder: Path, trust: bool = False) -> tuple[ExportedModel, Predic
     """
     about = read_about(folder)
     _check_unchanged(folder, about)
-    if not (trust or _is_ours(about.trainer)):
+    if not (trust or is_ours(about.trainer)):
         raise DataError(
             f"{folder}: its trainer {about.trainer!r} is not one of Rungwise's own, and loading it runs that "
             "code; if you know where the folder comes from, say so with --trust"
@@ -164,7 +164,8 @@ def load_model(folder: Path, trust: bool = False) -> tuple[ExportedModel, Predic
     return about, predictor
 
 
-def _is_ours(spec: TrainerSpec) -> bool:
+def is_ours(spec: TrainerSpec) -> bool:
+    """Whether loading its models runs nobody else's code."""
     return isinstance(spec, str) and spec in TRAINERS
 
 

@@ -31,7 +31,7 @@ class Process:
     Parallelize Optimization", 2010.
 
     ``before`` is a process whose first rows may be the same, in the same order: what was calculated of them
-    is not calculated again. It changes nothing, not even the last bits.
+    is not calculated again. With one thread of linear algebra that changes nothing, not even the last bits.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Process:
         self._rows = (x if believed is None else np.vstack([x, believed])) / self._scale
         self._lower = self._factor(before._common_factor(self) if before else np.empty((0, 0)))
         n = len(y)
+        # L^-1 y: its product with L^-1 k is the mean too, by one triangular system less than algorithm 2.1.
         self._whitened = solve_triangular(self._lower[:n, :n], y, lower=True, check_finite=False)
 
     def _common_factor(self, other: "Process") -> Array:

@@ -44,7 +44,8 @@ BEST = 8
 class GaussianProcessSuggester:
     """Proposes ``defaults`` first where the space holds them, the middle of the range for the other params.
 
-    ``rungs`` are the epochs whose values are learned from, beside the last one.
+    ``rungs`` are the epochs whose values are learned from, beside the last one; where a trial ended by
+    itself, its last value is taken for that of the last epoch.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class GaussianProcessSuggester:
         """Each of the points as the process sees it, without its progress."""
         self._tried: set[bytes] = set()
         self._in_flight: dict[int, None] = {}
+        self._last: dict[int, tuple[int, float]] = {}
+        """The last epoch of each trial that is not over, and its value."""
         self._values: dict[tuple[int, int], float] = {}
         """By trial and epoch; NaN for what ended badly."""
         self._seconds: dict[int, float] = {}
@@ -87,6 +90,7 @@ class GaussianProcessSuggester:
         self._start(number, params)
 
     def report(self, number: int, epoch: int, value: float, seconds: float) -> None:
+        self._last[number] = epoch, value
         self._seconds[number] = min(seconds, self._seconds.get(number, math.inf))
         self._in_flight.setdefault(number)  # a promoted trial is in flight again, which nobody else tells
         if math.isnan(value):
@@ -99,8 +103,11 @@ class GaussianProcessSuggester:
 
     def finish(self, number: int, ending: Ending, value: float) -> None:
         self._in_flight.pop(number, None)
+        epoch, last = self._last.pop(number, (0, math.nan))
         if ending in ("failed", "infeasible"):
             self._learn(number, self._epochs, math.nan)
+        elif ending == "complete" and epoch < self._epochs:  # it ended by itself: more would change nothing
+            self._learn(number, self._epochs, last)
 
     def _propose(self, number: int) -> dict[str, Value]:
         self._fit_if_due()
@@ -263,17 +270,17 @@ class Cube:
             encoded[:, self._starts[i] : self._starts[i] + len(hot)] = hot[_chosen(len(hot), points[:, i])]
         for name, exists in self._exists(points).items():
             i = self._index[name]
-            first, told = self._starts[i], self._starts[i + 1] - 1
-            encoded[~exists, first:told] = 1 / (told - first) / math.sqrt(2) if i in self._hot else 0.5
-            encoded[:, told] = exists
+            first, last = self._starts[i], self._starts[i + 1] - 1
+            encoded[~exists, first:last] = 1 / (last - first) / math.sqrt(2) if i in self._hot else 0.5
+            encoded[:, last] = exists
         return encoded
 
     def _exists(self, points: Array) -> dict[str, NDArray[np.bool_]]:
-        """Of each param that does not always."""
+        """Whether each param with conditions exists at each point; what they are about comes before it."""
         exists: dict[str, NDArray[np.bool_]] = {}
         for name, param in self._space.params.items():
             if param.when:
-                here = [exists[other] for other in param.when if other in exists]
+                here = [exists[other] for other in param.when if self._space.params[other].when]
                 here += [self._is_among(other, wanted, points) for other, wanted in param.when.items()]
                 exists[name] = np.logical_and.reduce(here)
         return exists

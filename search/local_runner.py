@@ -2,6 +2,8 @@
 
 from contextlib import ExitStack, closing
 
+from threadpoolctl import threadpool_limits
+
 from search.folder import RunFolder
 from search.runner import Runner, accept
 from search.search import Search
@@ -16,10 +18,11 @@ def start(sweep: Sweep, afterwards: ExitStack) -> Runner:
 
 def run(search: Search, training: Training, folder: RunFolder) -> None:
     """See ``runner.Runner``. Raises RunError when the log cannot be written or the search is hopeless."""
-    worker = Worker(training)
-    while stretch := search.next_trial():
-        start = folder.checkpoint(stretch.trial, stretch.start) if stretch.start else None
-        with closing(worker.train(stretch, start)) as messages:
-            for message in messages:
-                if accept(search, folder, message) != "continue":
-                    break
+    with threadpool_limits(training.threads):  # until it ends: this may be a notebook's process
+        worker = Worker(training)
+        while stretch := search.next_trial():
+            start = folder.checkpoint(stretch.trial, stretch.start) if stretch.start else None
+            with closing(worker.train(stretch, start)) as messages:
+                for message in messages:
+                    if accept(search, folder, message) != "continue":
+                        break

@@ -209,12 +209,14 @@ def _read_npy(what: Input, path: Path) -> _Rows:
     if x.shape[1:] != what.shape:
         expected = ", ".join(map(str, ("n", *what.shape)))
         raise DataError(f"{path}: has shape {x.shape}; this model takes ({expected})")
+    if not what.is_image:
+        x = as_float32(x)
     if not np.isfinite(x).all():
         row = int(np.argmin(np.isfinite(x).reshape(len(x), -1).all(axis=1)))
         raise DataError(f"{path}: row {row} (counted from 0) holds NaN or infinite values; mend or remove it")
     names = [f"{path}[{row}]" for row in range(len(x))]
     if not what.is_image:
-        return _Rows(as_float32(x), names, [None] * len(x))
+        return _Rows(x, names, [None] * len(x))
     low, high = x.min(), x.max()
     white = 1.0 if x.dtype.kind == "f" and high <= 1 else what.scale
     if low < 0 or high > white:

@@ -5,7 +5,7 @@ Apart from the runner, since importing Tune takes longer than importing Ray: tha
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -67,32 +67,19 @@ def _told_plainly(what: str) -> Iterator[None]:
 def _without_idlers() -> Iterator[None]:
     """Spare a cluster of one run on one machine what does nothing for it, and a third of its start.
 
-    Ray waits for its dashboard's server even where there is to be no dashboard, and for all that the
-    dashboard would ask this node. It starts an autoscaler that has no machines to add and a reader of logs
-    that nobody asked to see. ``ray.init`` has no option for them. The names are Ray's own, and may change:
-    what is not found is started.
+    Ray waits for its dashboard's server even where there is to be no dashboard, and starts an autoscaler that
+    has no machines to add and a reader of logs that nobody asked to see. ``ray.init`` has no option for them.
+    The names are Ray's own, and may change: what is not found is started.
     """
     node: Any = getattr(getattr(ray._private, "node", None), "Node", None)
-    utils: Any = getattr(ray._private, "utils", None)
-    with ExitStack() as stack:
-        for name in _IDLERS:
-            stack.enter_context(_replaced(node, name, lambda self, **options: None))
-        no_dashboard = ImportError("this run has no dashboard of Ray's")
-        stack.enter_context(_replaced(utils, "get_dashboard_dependency_error", lambda: no_dashboard))
-        yield
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    if not hasattr(owner, name):
-        yield
-        return
-    before = getattr(owner, name)
-    setattr(owner, name, function)
+    kept = {name: getattr(node, name) for name in _IDLERS if hasattr(node, name)}
+    for name in kept:
+        setattr(node, name, lambda self, **options: None)
     try:
         yield
     finally:
-        setattr(owner, name, before)
+        for name, method in kept.items():
+            setattr(node, name, method)
 
 
 def _run(connecting: Future[None] | None, search: Search, training: Training, folder: RunFolder) -> None:

@@ -43,6 +43,9 @@ TUNE_SETTINGS = {
 
 IDLE_STEP_S = 0.1
 
+NO_FORK = "PL_DISABLE_FORK"
+"""Keeps PyTorch Lightning from forking a process that Ray is in: issue 28197 of ray-project/ray."""
+
 
 def run(search: Search, training: Training, folder: RunFolder, stays: bool = False) -> None:
     """See ``runner.Runner``; Ray is connected, and ``stays`` so afterwards if it is somebody else's.
@@ -99,17 +102,20 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _processes_that_wait() -> Iterator[None]:
     """Have workers take the processes that Ray started ahead of time, one for each CPU.
 
-    Those have the environment that Ray began with. Tune asks for a variable of PyTorch Lightning's besides,
-    so that each worker waits for a process of its own. The names are Tune's own; should they change, it does.
+    Those have the environment that Ray began with. Tune asks for ``NO_FORK`` besides, so that each worker
+    would wait for a process of its own, as it still does where Tune passes on more (credentials of AWS, say).
+    The names are Tune's own: should they change, that is how it is again.
     """
     class_cache = sys.modules.get("ray.tune.execution.class_cache")
-    variables: dict[str, str] = getattr(class_cache, "DEFAULT_ENV_VARS", {})
-    kept = variables.copy()
-    variables.clear()
+    variables = getattr(class_cache, "DEFAULT_ENV_VARS", None)
+    if not isinstance(variables, dict) or NO_FORK not in variables:
+        yield
+        return
+    kept = variables.pop(NO_FORK)
     try:
         yield
     finally:
-        variables.update(kept)
+        variables[NO_FORK] = kept
 
 
 @contextmanager
@@ -208,6 +214,7 @@ class _TuneWorker(tune.Trainable):
     """The process that trains: takes stretch after stretch, and keeps data and imports between them."""
 
     def setup(self, config: dict[str, Any], training: Training) -> None:  # type: ignore[override]
+        os.environ.setdefault(NO_FORK, "1")
         self._worker = AheadWorker(training)
         self._has_greeted = False
 

@@ -81,7 +81,7 @@ class Results:
         if missing := wanted - self.run.trials.keys():
             raise KeyError(f"run {self.folder.name!r} has no trial {sorted(missing)[0]}")
         rows = [
-            {"trial": event.trial, "epoch": event.epoch, **event.metrics, **event.curves}
+            row_of(event)
             for event, _ in read_events(self.folder.events)
             if isinstance(event, Reported) and event.trial in wanted
         ]
@@ -120,6 +120,12 @@ def load_run(run: str | Path, runs: Path | None = None) -> Results:
     folded = Run.read(folder.events)
     folded.check_begun(folder.path)
     return Results(folder, folded, state_of(folded.ended, since))
+
+
+def row_of(report: Reported) -> dict[str, Any]:
+    """Trial, epoch, every metric, and every curve that is not called like one of these."""
+    row = {"trial": report.trial, "epoch": report.epoch, **report.metrics}
+    return row | {name: value for name, value in report.curves.items() if name not in row}
 
 
 def state_of(ended: SweepEnded | None, locked_since: float | None) -> State:

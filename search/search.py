@@ -36,7 +36,7 @@ from spaces.params import Value
 from spaces.sweep import Sweep
 
 LOST_WORKERS = 3
-"""A trial that took so many workers down with it has failed: it probably needs more memory than there is."""
+"""A trial that took so many workers down in a row has failed: it probably needs more memory than there is."""
 HOPELESS_FAILURES = 5
 HOPELESS_INFEASIBLE = 200
 
@@ -146,9 +146,12 @@ class Search:
     ) -> Self:
         """The search as it stood after ``events``; what was running then is handed out again first.
 
-        Raises RunError where an event is not what the search would have decided.
+        The end of a trial that did not reach the disk with its last report is written now. Raises RunError
+        where an event is not what the search would have decided.
         """
         search = cls(sweep, Run(), append, clock, structure)
+        event: Event | None = None
+        decision: Decision = "continue"
         for event in events:
             match event:
                 case TrialStarted():
@@ -164,6 +167,12 @@ class Search:
                         raise _decided_otherwise(event) from error
             search._follow(event)
         search._in_flight.clear()
+        if isinstance(event, Reported) and event.decision == "stop":  # killed before it wrote how it ended
+            ending, why = search._ending(event, search._signed(event.metrics), decision)
+            why = why or ("" if ending else "the target was reached or the budget used up")
+            search._record(
+                Finished(time=event.time, trial=event.trial, ending=ending or "stopped", reason=why)
+            )
         search._unfinished = deque(t.number for t in search.run.trials.values() if t.status == "running")
         return search
 
@@ -217,9 +226,8 @@ class Search:
         self._record(WorkerLost(time=self._clock(), trial=trial, reason=reason))
         if self.run.trials[trial].lost_workers >= LOST_WORKERS:
             self._unfinished.remove(trial)
-            self.finish(
-                Ended(trial, "failed", f"its worker died {LOST_WORKERS} times; the last time: {reason}")
-            )
+            died = f"its worker died {LOST_WORKERS} times in a row"
+            self.finish(Ended(trial, "failed", f"{died}; the last time: {reason}"))
 
     def give_back(self, trial: int) -> None:
         """A trial in flight goes on, and its worker turned to other work: it is handed out again."""
@@ -294,7 +302,9 @@ class Search:
         time = self._clock()
         return "stop", [Finished(time=time, trial=report.trial, ending=ending, reason=reason, wasted=wasted)]
 
-    def _ending(self, report: Report, value: float, decision: Decision) -> tuple[Ending | None, str]:
+    def _ending(
+        self, report: Report | Reported, value: float, decision: Decision
+    ) -> tuple[Ending | None, str]:
         """Whether this report is the trial's last, and why."""
         if math.isnan(value):
             return "stopped", f"{self.sweep.objective} is NaN at epoch {report.epoch}: training diverged"
@@ -307,7 +317,7 @@ class Search:
             return "stopped", why
         return None, ""
 
-    def _over_after(self, report: Report, value: float) -> str | None:
+    def _over_after(self, report: Report | Reported, value: float) -> str | None:
         target = self.sweep.budget.target
         if target is not None and value >= self._sign * target:
             return f"reached the target of {target:g} at epoch {report.epoch}"

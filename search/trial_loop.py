@@ -2,8 +2,7 @@
 
 With several folds, all of them train one epoch, then all the next: their predictions are scored as one set,
 so that a bad configuration can be stopped before its folds are all paid for, and no rare class is judged by
-the two or three rows that one fold has of it (Forman and Scholz, "Apples-to-apples in cross-validation
-studies", 2010, on why F1 is not averaged over folds).
+the two or three rows that one fold has of it (see ``score_folds``).
 """
 
 import os
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from threadpoolctl import threadpool_limits
 
 from search.events import is_better
 from search.folder import read_files
@@ -26,7 +26,7 @@ from search.search import Ended, Report, Stretch, derived_seed
 from spaces.params import Value
 from trainers.catalog import load_trainer
 from trainers.contract import Epoch, Fold, Infeasible
-from trainers.metrics import METRICS, score
+from trainers.metrics import METRICS, score_folds
 
 NO_REASON = "no reason was given"
 SAVING_SHARE = 0.02
@@ -87,7 +87,7 @@ class Worker:
     saving: Saving = field(default_factory=Saving)
 
     def __post_init__(self) -> None:
-        use_threads(self.training.threads)
+        limit_threads(self.training.threads)
         self.trainer = load_trainer(self.training.trainer)
 
     def train(self, stretch: Stretch, start: Path | None) -> Generator[Report | Ended]:
@@ -111,7 +111,6 @@ class Worker:
         training, trainer = self.training, self.trainer
         settings = trainer.Settings(**training.fixed, **stretch.params)
         sign = 1 if METRICS[training.objective] == "max" else -1
-        y_valid = np.concatenate(training.y_valid)
         best = stretch.best
         answer: float | None = None
         with ExitStack() as stack:
@@ -129,8 +128,8 @@ class Worker:
                     return
                 seconds = time.perf_counter() - begun
                 self.saving.trained_s += seconds
-                probabilities = np.concatenate([epoch.probabilities for epoch in epochs])
-                scores = score(y_valid, probabilities)
+                probabilities = [epoch.probabilities for epoch in epochs]
+                scores, by_fold = score_folds(training.y_valid, probabilities)
                 value, number = scores.values[training.objective], epochs[0].number
                 answer = sign * value
                 if number <= stretch.reported:
@@ -142,20 +141,13 @@ class Worker:
                     trial=stretch.trial,
                     epoch=number,
                     metrics=scores.values,
-                    folds=self._values_by_fold(epochs),
+                    folds=tuple(fold.values[training.objective] for fold in by_fold),
                     confusion=tuple(map(tuple, scores.confusion.tolist())),
                     curves=_mean_curves(epochs),
                     seconds=seconds,
                     checkpoint=self.saving.save(epochs, answer) if saves else None,
-                    probabilities=probabilities if is_best else None,
+                    probabilities=np.concatenate(probabilities) if is_best else None,
                 )
-
-    def _values_by_fold(self, epochs: Sequence[Epoch]) -> tuple[float, ...]:
-        """The objective of each fold by itself, for its spread; nothing for a hold-out."""
-        if len(epochs) == 1:
-            return ()
-        pairs = zip(self.training.y_valid, epochs, strict=True)
-        return tuple(score(y, epoch.probabilities).values[self.training.objective] for y, epoch in pairs)
 
 
 def use_threads(num_threads: int) -> None:
@@ -164,6 +156,12 @@ def use_threads(num_threads: int) -> None:
         os.environ[name] = str(num_threads)
     # A model is one operation after the other; a second pool would only take turns with the first.
     os.environ["TF_NUM_INTEROP_THREADS"] = "1"
+
+
+def limit_threads(num_threads: int) -> None:
+    """In all of this process from now on, also where they were asked for already: NumPy is loaded."""
+    use_threads(num_threads)
+    threadpool_limits(num_threads)
 
 
 def seeded(folds: Sequence[Fold], seed: int) -> list[Fold]:

@@ -38,10 +38,15 @@ def choice_faults(what: str, value: Any, known: Iterable[str]) -> list[str]:
 
 def found(value: str | Path) -> Path | None:
     """The file or folder of that path, from the working directory or else under $RUNGWISE_DATA."""
-    path = _home_expanded(value)
-    own = os.environ.get("RUNGWISE_DATA")
-    places = (path, *([_home_expanded(own) / path] if own else ()))
+    path, own = _home_expanded(value), own_data()
+    places = (path, *([own / path] if own else ()))
     return next((place for place in places if place.exists()), None)
+
+
+def own_data() -> Path | None:
+    """The folder that $RUNGWISE_DATA names, ``~`` expanded; None where it is not set or empty."""
+    own = os.environ.get("RUNGWISE_DATA")
+    return _home_expanded(own) if own else None
 
 
 def _home_expanded(path: str | Path) -> Path:
@@ -52,8 +57,8 @@ def _home_expanded(path: str | Path) -> Path:
 def _not_found(value: str | Path, what: str) -> str:
     if _home_expanded(value).is_absolute():
         return f"{value}: not found ({what})"
-    own = os.environ.get("RUNGWISE_DATA") or "not set"
-    return f"{value}: not found ({what}), neither in {Path.cwd()} nor in $RUNGWISE_DATA ({own})"
+    where = own_data() or "not set"
+    return f"{value}: not found ({what}), neither in {Path.cwd()} nor in $RUNGWISE_DATA ({where})"
 
 
 def height_and_width(size: Size) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Importing late: what a sweep names, its user's code, which may fail in any way; and what takes long."""
+"""Imports that may fail in any way, of what a sweep names, and imports that take long."""
 
 import gc
 from collections.abc import Iterator
@@ -25,7 +25,10 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def no_collections() -> Iterator[None]:
-    """Nothing that an import makes is garbage, and looking for some takes a seventh of its time."""
+    """Nothing that an import makes is garbage, and looking for some takes a seventh of its time.
+
+    In all of the process, as Python's collector is one for all threads.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -3,9 +3,12 @@
 import gc
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
+from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,8 +32,9 @@ def import_keras() -> Any:
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # workers may share a GPU
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the same for JAX
     _ask_xla_for_determinism()
-    needless = ["sklearn", "scipy"]  # of use to wrappers and to what is long superseded
-    needless += ["jax"] if backend() == "tensorflow" else []  # TensorFlow Lite would convert its models too
+    needless = ["sklearn"]  # of use to wrappers only
+    if backend() == "tensorflow":
+        needless += ["scipy", "jax"]  # of use to TensorFlow's own old Keras, and to convert models of JAX
     with quiet_import("keras"), no_collections(), _without(*needless):
         import keras
 
@@ -124,11 +128,25 @@ def quiet_import(module: str) -> Iterator[None]:
 
 @contextmanager
 def _without(*modules: str) -> Iterator[None]:
-    """As if those of these modules that are not loaded yet were not installed: importing them takes long."""
-    hidden = [module for module in modules if module not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # as the import system has it
+    """As if those of these modules that are not loaded yet were not installed: importing them takes long.
+
+    For this thread alone. What it imports meanwhile, and would do more with one of them, never does so.
+    """
+    finder = _Refusing(frozenset(modules) - sys.modules.keys(), threading.get_ident())
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        for module in hidden:
-            del sys.modules[module]
+        sys.meta_path.remove(finder)
+
+
+@dataclass(eq=False)
+class _Refusing(MetaPathFinder):
+    """Asked for every module that is not loaded, before any other finder."""
+
+    modules: frozenset[str]
+    thread: int
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname.partition(".")[0] in self.modules and threading.get_ident() == self.thread:
+            raise ModuleNotFoundError(f"{fullname} is not needed here", name=fullname)

@@ -1,6 +1,7 @@
 """The command as its user meets it: output, exit codes, and one clear line for every bad input."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -273,6 +274,28 @@ def test_run_whose_every_trial_fails_exits_with_1(tmp_path: Path, capsys: pytest
     assert load_run(tmp_path / "x").state == "failed"
 
 
+def test_run_of_few_trials_that_all_fail_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(make_sweep(fixed={"mishap": "raises", "mishap_epoch": 1}).to_yaml())
+    run = ["run", str(file), "--runs", str(tmp_path), "--name", "x", "--runner", "local", "--trials", "2"]
+    assert main(run) == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert "no trial has a result: 2 failed" in shown
+    why = "failed: ZeroDivisionError: the trainer has a fault"
+    assert [line for line in shown if why in line] == [f"trial 1 {why}", f"trial 2 {why}"]
+    assert any(line.startswith("  rungwise resume") for line in shown)
+
+
+def test_commands_to_go_on_with_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "my runs"
+    (tmp_path / "sweep.yaml").write_text(make_sweep().to_yaml())
+    run = ["run", str(tmp_path / "sweep.yaml"), "--runs", str(runs), "--name", "x", "--runner", "local"]
+    assert main([*run, "--trials", "2"]) == 0
+    next_ones = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  rungwise")]
+    paths = [path for line in next_ones for path in shlex.split(line, comments=True) if "my runs" in path]
+    assert paths == [str(runs / "x"), str(runs / "x"), str(runs)]
+
+
 def test_python_api_runs_a_sweep(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(make_sweep().to_yaml())
     sweep = load_sweep(tmp_path / "sweep.yaml", ["search.trials=2"])
@@ -320,7 +343,7 @@ def test_exported_model_predicts_files(
 ) -> None:
     model, rows = tmp_path / "model", tmp_path / "rows.npy"
     assert main(["export", "tiny", "--runs", str(runs), "--to", str(model)]) == 0
-    assert f"rungwise predict {model}" in capsys.readouterr().out
+    assert f"rungwise predict {model} PATH... --trust" in capsys.readouterr().out
     np.save(rows, np.zeros((3, 4), np.float32))
     (line,) = bad("predict", model, rows)
     assert "--trust" in line, "its trainer is not one of ours"

@@ -1,9 +1,11 @@
-"""Sweeps submitted as jobs to a real two-node cluster: GPU trials, a stopped job, its resumption."""
+"""A real two-node cluster and sweeps submitted to it as jobs: GPU trials, a stopped job, its resumption."""
 
 import os
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from search import load_run
 from search.events import RunError
-from tests.cluster import Cluster, two_node_cluster
+from tests.cluster import HEAD_IP, WORKER_IP, Cluster, running, two_node_cluster
 from tests.search.conftest import make_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.ray
 def cluster() -> Iterator[Cluster]:
     with two_node_cluster(gpus=2, cpus=2, head_cpus=1) as cluster:
         yield cluster
+    assert not cluster.folder.exists() and not running(cluster.folder), "it leaves nothing behind"
 
 
 def job(cluster: Cluster, *arguments: object, **options: str) -> subprocess.CompletedProcess[str]:
@@ -35,6 +38,21 @@ def job(cluster: Cluster, *arguments: object, **options: str) -> subprocess.Comp
     return subprocess.run(
         command, cwd=ROOT, env=cluster.environment, capture_output=True, text=True, timeout=PATIENCE_S
     )
+
+
+def test_cluster_has_two_nodes_with_gpus_on_the_second_only(cluster: Cluster) -> None:
+    nodes = {node["node_ip"]: node for node in cluster.nodes()}
+    assert {ip: node["state"] for ip, node in nodes.items()} == {HEAD_IP: "ALIVE", WORKER_IP: "ALIVE"}
+    assert nodes[HEAD_IP]["is_head_node"] and not nodes[WORKER_IP]["is_head_node"]
+    resources = {
+        ip: {name: node["resources_total"].get(name, 0) for name in ("CPU", "GPU")}
+        for ip, node in nodes.items()
+    }
+    assert resources == {HEAD_IP: {"CPU": 1, "GPU": 0}, WORKER_IP: {"CPU": 2, "GPU": 2}}
+    with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+        urllib.request.urlopen(f"{cluster.address}/api/v0/nodes", timeout=5)
+    refused.value.close()
+    assert running(cluster.folder)
 
 
 def test_submitted_sweep_trains_on_the_gpu_node_and_is_read_afterwards(

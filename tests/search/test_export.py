@@ -200,6 +200,11 @@ def test_missing_or_other_predictions_are_told(run: Run, tmp_path: Path) -> None
     results.folder.write_predictions(1, 99, kept(results, 1))
     with pytest.raises(RunError, match="holds epoch 99, but the best one is"):
         export_trial(results, 1, tmp_path / "model")
+    whole = results.folder.predictions(1).read_bytes()
+    for left in (whole[: len(whole) // 2], b""):
+        results.folder.predictions(1).write_bytes(left)
+        with pytest.raises(RunError, match="cannot be read.*nothing to compare the model with"):
+            export_trial(results, 1, tmp_path / "model")
     results.folder.predictions(1).unlink()
     with pytest.raises(RunError, match="nothing to compare the model with"):
         export_trial(results, 1, tmp_path / "model")

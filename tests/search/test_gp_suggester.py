@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from search.gaussian_process import (
     BLOCK,
@@ -72,17 +73,31 @@ def test_believing_the_mean_leaves_it_and_lessens_the_doubt(small: tuple[Array, 
     assert (believing.at(z)[1] < alone.at(z)[1]).all()
 
 
-def test_what_is_kept_of_the_process_before_changes_not_a_bit() -> None:
+@pytest.mark.parametrize(
+    ("amount", "moved", "theta", "kept"),
+    [
+        (3 * BLOCK, None, THETA, 2 * BLOCK),
+        (2 * BLOCK + 7, None, THETA, 2 * BLOCK),
+        (BLOCK - 1, None, THETA, 0),
+        (3 * BLOCK, BLOCK + 1, THETA, BLOCK),
+        (3 * BLOCK, 3, THETA, 0),
+        (3 * BLOCK, None, THETA + 0.1, 0),
+    ],
+    ids=["more rows", "the same", "fewer", "one moved", "an early one moved", "other length scales"],
+)
+def test_what_is_known_of_the_process_before_is_kept_and_changes_not_a_bit(
+    amount: int, moved: int | None, theta: Array, kept: int
+) -> None:
     chance = np.random.default_rng(0)
     x, y, z = chance.random((3 * BLOCK, 2)), chance.normal(size=3 * BLOCK), chance.random((5, 2))
-    n = BLOCK + 7
-    before = Process(x[:n], y[:n], THETA, GROUPS, believed=z)
-    other = x.copy()
-    other[BLOCK + 1] += 0.1
-    for rows, theta in ((x, THETA), (x[:n], THETA), (x[:9], THETA), (other, THETA), (x, THETA + 0.1)):
-        fresh = Process(rows, y[: len(rows)], theta, GROUPS, z[1:])
-        kept = Process(rows, y[: len(rows)], theta, GROUPS, z[1:], before)
-        np.testing.assert_array_equal(kept.at(z), fresh.at(z))
+    with threadpool_limits(1):
+        before = Process(x[: 2 * BLOCK + 7], y[: 2 * BLOCK + 7], THETA, GROUPS, believed=z)
+        if moved is not None:
+            x[moved] += 0.1
+        fresh = Process(x[:amount], y[:amount], theta, GROUPS, z[1:])
+        quick = Process(x[:amount], y[:amount], theta, GROUPS, z[1:], before)
+        assert len(before._common_factor(fresh)) == kept
+        np.testing.assert_array_equal(quick.at(z), fresh.at(z))
 
 
 def test_gradient_of_the_misfit_is_its_slope(small: tuple[Array, Array, Array]) -> None:
@@ -202,12 +217,12 @@ def test_same_seed_same_proposals_other_seed_others() -> None:
 
 def test_restored_suggester_goes_on_as_the_first_would() -> None:
     live, again = make(), make()
-    proposed = play(live, 40)
+    proposed = play(live, 160)  # as many as fill whole blocks of rows, see Process
     for number, params in enumerate(proposed, 1):
         again.restore(number, params)
         if number > 5:
             tell(again, number - 5, proposed[number - 6])
-    assert again.suggest(41) == live.suggest(41)
+    assert again.suggest(161) == live.suggest(161)
 
 
 def test_every_proposal_lies_in_the_space_and_none_comes_twice() -> None:
@@ -248,6 +263,19 @@ def test_proposals_stay_away_from_what_ended_badly(bad: str) -> None:
             suggester.finish(number, "infeasible", math.nan)
     assert np.mean(np.array(rates[12:]) > 0.5) < 0.35
     assert max(rate for rate in rates if rate <= 0.5) > 0.45
+
+
+def test_trial_that_ends_by_itself_before_the_last_epoch_is_learned_from() -> None:
+    """As from a classifier that has one epoch only, which is none of the rungs."""
+    space = Space({"rate": Float(0.0, 1.0)})
+    suggester = GaussianProcessSuggester(space, 0, epochs=54, rungs=(2, 6, 18))
+    rates = []
+    for number in range(1, 26):
+        rates.append(float(suggester.suggest(number)["rate"]))
+        value = -abs(rates[-1] - 0.83)
+        suggester.report(number, 1, value, seconds=1.0)
+        suggester.finish(number, "complete", value)
+    assert max(abs(rate - 0.83) for rate in rates[-5:]) < 0.1
 
 
 def costs_proposed(in_flight: int, seed: int, has_costs: bool = True) -> list[float]:

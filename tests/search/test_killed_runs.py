@@ -3,10 +3,11 @@
 import os
 import random
 import signal
-import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
+from signal import SIGINT, SIGKILL, SIGTERM
 from typing import Any
 
 import pytest
@@ -18,25 +19,36 @@ from tests.search.drill import PATIENCE_S, Drill, wait_until
 
 
 def attack_until_done(
-    drill: Drill, chance: random.Random, attack: Callable[[subprocess.Popen[str]], None], apart: int
-) -> int:
-    """Start a driver, attack it within ``apart`` events, check, and again until the run is done."""
-    attacks = 0
+    drill: Drill, chance: random.Random, signals: Iterable[int], apart: int
+) -> list[signal.Signals]:
+    """Start a driver, send it the next signal within ``apart`` events, check; again until the run is done.
+
+    Returns the signals that met a driver at work. Those that it can answer are sent when it drives.
+    """
+    coming, sent = iter(signals), list[signal.Signals]()
     while True:
         before = drill.log.read_bytes() if drill.log.exists() else b""
-        finished, starts = drill.finished(), len(drill.starts())
-        goal = drill.lines() + chance.randint(1, apart)
+        finished, starts, first = drill.finished(), len(drill.starts()), drill.lines()
+        number = next(coming, None)
         with drill.driver() as process:
-            wait_until(lambda goal=goal: drill.lines() >= goal, process)  # type: ignore[misc]
-            time.sleep(chance.uniform(0, 0.03))  # anywhere within an epoch
-            if process.poll() is None:
-                attack(process)
-                attacks += 1
-            process.wait(PATIENCE_S)
+            if number is not None:
+                goal = first + chance.randint(1 if number == SIGKILL else 4, apart)
+                wait_until(lambda goal=goal: drill.lines() >= goal, process)  # type: ignore[misc]
+                time.sleep(chance.uniform(0, 0.03))  # anywhere within an epoch
+                process.send_signal(number)  # to one that has ended it is nothing
+            _, shown = process.communicate(timeout=PATIENCE_S)
         drill.check(before)
         assert not finished & set(drill.starts()[starts:]), "a finished trial was trained again"
-        if process.returncode == 0:
-            return attacks
+        if load_run(drill.folder).state == "complete":  # the signal may have come after all was done
+            return sent
+        assert number is not None, shown
+        sent.append(signal.Signals(number))
+        assert process.returncode == (-number if number == SIGKILL else 128 + number), shown
+        if number != SIGKILL:
+            assert "Traceback" not in shown and "rungwise resume" in shown
+            results = load_run(drill.folder)
+            assert results.state == "interrupted" and results.run.ended
+            assert results.run.ended.reason == sent[-1].name
 
 
 def outcome(events: list[Event]) -> list[tuple[Any, ...]]:
@@ -48,22 +60,22 @@ def outcome(events: list[Event]) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.slow
-def test_run_killed_at_random_moments_ends_as_if_it_never_was(tmp_path: Path) -> None:
+def test_run_killed_or_interrupted_at_random_moments_ends_as_if_it_never_was(tmp_path: Path) -> None:
     whole = Drill(tmp_path / "whole", "local")
-    killed = Drill(tmp_path / "killed", "local")
+    attacked = Drill(tmp_path / "attacked", "local")
     with whole.driver() as process:
         assert process.wait(PATIENCE_S) == 0
-    attacks = attack_until_done(killed, random.Random(0), lambda process: process.kill(), apart=12)
-    assert attacks >= 8
-    assert outcome(killed.events()) == outcome(whole.events())
-    assert load_run(killed.folder).state == "complete"
+    sent = attack_until_done(attacked, random.Random(0), cycle([SIGKILL, SIGINT, SIGKILL, SIGTERM]), apart=12)
+    assert len(sent) >= 8 and {*sent} == {SIGKILL, SIGINT, SIGTERM}
+    assert outcome(attacked.events()) == outcome(whole.events())
+    assert load_run(attacked.folder).state == "complete"
 
 
 @pytest.mark.ray
-def test_ray_driver_killed_at_random_moments_loses_nothing(tmp_path: Path) -> None:
+def test_ray_driver_killed_or_interrupted_at_random_moments_loses_nothing(tmp_path: Path) -> None:
     drill = Drill(tmp_path, "ray")
-    attacks = attack_until_done(drill, random.Random(1), lambda process: process.kill(), apart=60)
-    assert attacks >= 3
+    signals = [SIGKILL, SIGINT, SIGKILL, SIGTERM, SIGKILL]
+    assert attack_until_done(drill, random.Random(1), signals, apart=20) == signals
     assert same_decisions_when_replayed(drill)
 
 
@@ -75,7 +87,7 @@ def test_ray_workers_killed_at_random_moments_lose_nothing(tmp_path: Path) -> No
             goal = drill.lines() + chance.randint(3, 10)
             wait_until(lambda goal=goal: drill.lines() >= goal, process)  # type: ignore[misc]
             if workers := drill.workers():
-                os.kill(chance.choice(workers), signal.SIGKILL)
+                os.kill(chance.choice(workers), SIGKILL)
                 kills += 1
         assert process.wait(PATIENCE_S) == 0
     assert kills >= 7
@@ -98,21 +110,3 @@ def same_decisions_when_replayed(drill: Drill) -> bool:
         elif isinstance(event, Promoted):
             asha.promote(event.trial)
     return True
-
-
-@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_signal_ends_the_run_in_good_order(tmp_path: Path, runner: str, name: str, code: int) -> None:
-    drill = Drill(tmp_path, runner)
-    with drill.driver() as process:
-        wait_until(lambda: drill.lines() >= 8, process)
-        process.send_signal(getattr(signal, name))
-        wait_until(lambda: load_run(drill.folder).run.ended, process)
-        _, shown = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == code
-    assert "Traceback" not in shown and "rungwise resume" in shown
-    results = load_run(drill.folder)
-    assert results.state == "interrupted" and results.run.ended and results.run.ended.reason == name
-    with drill.driver() as process:
-        assert process.wait(PATIENCE_S) == 0
-    drill.check(b"")

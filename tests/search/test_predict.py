@@ -284,6 +284,12 @@ def test_csv_that_does_not_fit_is_told(vectors: Path, tmp_path: Path) -> None:
     assert "takes vectors of 4 numbers; give .csv files" in refused(vectors, tmp_path)
 
 
+def test_number_that_is_infinite_to_the_model_is_told(vectors: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 1e39, 3.0, 4.0]]))
+    told = refused(vectors, tmp_path / "rows.npy")
+    assert "row 1 (counted from 0) holds NaN or infinite values" in told
+
+
 def test_vectors_have_no_picture(vectors: Path, tmp_path: Path) -> None:
     predictions = predict(vectors, [write_csv(tmp_path / "a.csv", *blobs(4))], trust=True)
     with pytest.raises(DataError, match="vectors of 4 numbers, not images; leave --grid out"):

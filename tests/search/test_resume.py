@@ -6,12 +6,16 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from search import load_run
+from search.cli import main
+from search.events import Resumed, read_events
 from tests.search.conftest import make_sweep
 from tests.search.drill import TPE, Drill, wait_until
 from tests.tiny import Softmax
@@ -20,9 +24,11 @@ from trainers.contract import Infeasible
 ROOT = Path(__file__).parents[2]
 
 
-def rungwise(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "search", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+def rungwise(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = list(map(str, arguments))
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        code = main(command)
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +122,20 @@ def test_resume_on_changed_data_is_refused(tmp_path: Path) -> None:
     assert ended.returncode == 2 and "data of run 'x' changed" in ended.stderr
 
 
+def test_resume_with_other_versions_is_told_and_logged(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = run / "events.jsonl"
+    begun, *others = log.read_text().splitlines(keepends=True)
+    started = json.loads(begun)
+    now = started["versions"]["numpy"]
+    started["versions"]["numpy"] = "0.1"
+    log.write_text(json.dumps(started) + "\n" + "".join(others))
+    assert rungwise("resume", run, "--trials", 13, "--runner", "local").returncode == 0
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert f"numpy {now} instead of 0.1" in told
+    (resumed,) = [event for event, _ in read_events(log) if isinstance(event, Resumed)]
+    assert resumed.versions["numpy"] == now
+
+
 def test_second_driver_is_refused_and_told_who_holds_the_run(tmp_path: Path) -> None:
     drill = Drill(tmp_path, "local")
     with drill.driver() as first:
@@ -178,14 +198,20 @@ def test_resume_with_other_cpus_calculates_with_as_many_threads(tmp_path: Path) 
         "resources": {"cpu": 2},
     }
     (tmp_path / "sweep.yaml").write_text(make_sweep(**sections).to_yaml())
-    begun = rungwise("run", tmp_path / "sweep.yaml", "--name", "a", "--runs", tmp_path, "--runner", "local")
-    assert begun.returncode == 1, "no trial has a result"
+
+    def driven(*arguments: object) -> int:
+        """In a process of its own, where nobody has asked for threads yet."""
+        command = [sys.executable, "-m", "search", *map(str, arguments), "--runner", "local"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True).returncode
+
+    no_result = 1
+    assert driven("run", tmp_path / "sweep.yaml", "--name", "a", "--runs", tmp_path) == no_result
     log = tmp_path / "a" / "events.jsonl"
     lines = [
         line for line in log.read_text().splitlines() if '"trial":2' not in line and "sweep_ended" not in line
     ]
     log.write_text("\n".join(lines) + "\n")
-    rungwise("resume", tmp_path / "a", "--set", "resources.cpu=1", "--runner", "local")
+    driven("resume", tmp_path / "a", "--set", "resources.cpu=1")
     results = load_run(tmp_path / "a")
     assert results.run.sweep["resources"]["cpu"] == 1
     assert [trial.reason for trial in results.run.trials.values()] == ["2", "2"]

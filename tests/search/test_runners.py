@@ -112,9 +112,15 @@ def test_workers_stay_and_read_the_data_in_shared_memory(tmp_path: Path) -> None
 
 
 @pytest.mark.ray
-def test_cluster_of_one_run_starts_nothing_that_does_nothing_for_it(tmp_path: Path) -> None:
+def test_cluster_of_one_run_starts_nothing_that_does_nothing_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
+
+    for name in ENV_VARS_TO_PROPAGATE:  # with one of them, workers do not take the processes that wait
+        monkeypatch.delenv(name, raising=False)
     started = dict[str, str]()
-    workers = list[Path]()
+    workers, cpus = list[Path](), list[float]()
 
     @contextmanager
     def watch(_: Search) -> Iterator[None]:
@@ -124,25 +130,25 @@ def test_cluster_of_one_run_starts_nothing_that_does_nothing_for_it(tmp_path: Pa
                 if stat_of(int(process.name))[1] == str(os.getpid()):
                     words = (process / "cmdline").read_text().split("\0")
                     started.update((Path(word).name, " ".join(words)) for word in words if "/ray/" in word)
+        assert {"gcs_server", "raylet"} <= started.keys()
         (session,) = re.findall(r"--session_dir=(\S+)", started["raylet"])
         workers.extend(Path(session, "logs").glob("worker-*.err"))
+        cpus.append(ray.cluster_resources()["CPU"])
 
     run_sweep(make_sweep(), tmp_path / "run", "ray", watch=watch)
-    assert {"gcs_server", "raylet"} <= started.keys()
     assert not started.keys() & {"dashboard.py", "monitor.py", "log_monitor.py"}
-    assert "--minimal" in started["raylet"], "the agent loads nothing for a dashboard that is not there"
-    assert 0 < len(workers) <= (os.cpu_count() or 1), "workers take the processes that were started for them"
+    assert 0 < len(workers) <= cpus[0], "workers take the processes that were started for them"
 
 
 @pytest.mark.ray
 def test_trial_that_kills_its_worker_three_times_fails_and_the_others_go_on(tmp_path: Path) -> None:
-    results = run(mishaps(["kills", "none"]), tmp_path / "run", "ray")
+    results = run(mishaps(["kills", "none"], fixed={"mishap_epoch": 1}), tmp_path / "run", "ray")
     killer, good = results.run.trials.values()
     assert (killer.status, good.status) == ("failed", "complete")
     assert "died 3 times" in killer.reason
     lost = [event for event, _ in read_events(results.folder.events) if isinstance(event, WorkerLost)]
     assert [event.trial for event in lost] == [1, 1, 1]
-    assert killer.epoch <= 1, "its first epoch was reported once at most"
+    assert killer.epoch == 0
 
 
 @pytest.mark.ray

@@ -186,6 +186,30 @@ def test_trial_whose_worker_dies_goes_on_elsewhere_and_fails_the_third_time() ->
     assert replayed.run.trials[stretch.trial].status == "failed"
 
 
+def test_trial_that_gets_on_between_the_deaths_of_its_workers_is_not_given_up() -> None:
+    search, _ = start(make_sweep(asha="off"))
+    assert (stretch := search.next_trial())
+    for epoch in range(1, 5):
+        for _ in range(2):
+            search.lose(stretch.trial, "its machine was taken away")
+            assert (again := search.next_trial()) and again.trial == stretch.trial
+        search.report(Report(stretch.trial, epoch, {"macro_f1": 0.5}))
+    assert search.run.trials[stretch.trial].status == "running"
+
+
+@pytest.mark.parametrize("rule", ["promote", "stop"])
+def test_trial_whose_end_did_not_reach_the_disk_ends_as_it_would_have(rule: str) -> None:
+    """A driver may be killed when the first of two lines is written: the report that ends a trial."""
+    search, log = start(make_sweep(asha={"grace": 3, "reduction": 3, "rule": rule}))
+    drive(search)
+    cuts = [i for i, event in enumerate(log) if isinstance(event, Finished)]
+    assert len(cuts) > 3
+    for cut in cuts:
+        kept = log[:cut]
+        Search.replay(search.sweep, log[:cut], lambda *events, to=kept: to.extend(events))
+        assert kept == log[: cut + 1], "what was lost is written"
+
+
 def test_target_ends_the_search_and_stops_the_others() -> None:
     search, _ = start(make_sweep(asha="off", budget={"target": 0.9}))
     first, second = search.next_trial(), search.next_trial()

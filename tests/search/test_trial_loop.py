@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from search.folder import write_files
 from search.search import Ended, Report, Stretch
@@ -46,6 +47,12 @@ def test_trial_reports_every_epoch_and_then_its_end() -> None:
     assert [report.epoch for report in reports(epochs)] == [1, 2, 3, 4, 5, 6]
     assert end == Ended(1, "complete")
     assert all(np.sum(report.confusion) == 30 for report in reports(epochs))
+
+
+def test_worker_calculates_with_its_threads_though_numpy_was_loaded_before() -> None:
+    with threadpool_limits(2):
+        worker()
+        assert {pool["num_threads"] for pool in threadpool_info()} == {1}
 
 
 def test_predictions_come_with_each_best_epoch_only() -> None:

@@ -9,13 +9,12 @@ import pytest
 from spaces.params import SpaceError
 from trainers.keras_backend import import_keras, use_backend
 
-SET_UP = """
-import os, sys
+ONEDNN_AND_XLA = """
+import os
 from trainers.keras_backend import import_keras
 import_keras()
 from tensorflow.python.util import _pywrap_util_port
 print(_pywrap_util_port.IsMklEnabled(), os.environ["XLA_FLAGS"])
-assert not {"jax", "scipy", "sklearn"} & sys.modules.keys(), "what nothing of ours asks of TensorFlow"
 """
 
 
@@ -36,13 +35,34 @@ def test_kernels_are_the_fast_and_exact_ones_unless_their_user_says_otherwise(
 ) -> None:
     inherited = {k: v for k, v in os.environ.items() if k not in ("TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS")}
     done = subprocess.run(
-        [sys.executable, "-c", SET_UP],
+        [sys.executable, "-c", ONEDNN_AND_XLA],
         env={**inherited, "KERAS_BACKEND": "tensorflow", **given},
         capture_output=True,
         text=True,
         check=True,
     )
     assert done.stdout.strip() == told
+
+
+NEEDLESS = """
+import sys
+from trainers.keras_backend import import_keras
+import_keras()
+print(sorted({"jax", "scipy", "sklearn", "tensorflow"} & sys.modules.keys()))
+import sklearn.svm
+"""
+
+
+@pytest.mark.parametrize(("name", "loaded"), [("tensorflow", ["tensorflow"]), ("jax", ["jax", "scipy"])])
+def test_keras_comes_without_what_it_does_not_need(name: str, loaded: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NEEDLESS],
+        env=os.environ | {"KERAS_BACKEND": name},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(loaded)
 
 
 @pytest.mark.jax

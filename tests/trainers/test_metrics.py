@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from trainers.metrics import METRICS, per_class, score, wilson
+from trainers.metrics import METRICS, per_class, score, score_folds, wilson
 
 
 def draw(seed, dtype=np.float32):
@@ -90,6 +90,19 @@ def test_the_best_model_there_is_scores_one_and_loses_nothing():
     values = score(y, np.eye(3, dtype=np.float32)[y]).values
     assert values.pop("log_loss") == pytest.approx(0, abs=1e-6)
     assert set(values.values()) == {1.0}
+
+
+def test_folds_are_scored_as_one_set_but_ranked_each_by_itself():
+    y = np.array([0, 0, 1])
+    low, high = np.array([0.1, 0.2, 0.3]), np.array([0.6, 0.7, 0.8])
+    folds = [np.column_stack([1 - p, p]) for p in (low, high)]
+    together, each = score_folds([y, y], folds)
+    assert together.confusion.tolist() == [[2, 2], [1, 1]]
+    assert together.values["macro_f1"] == score(np.tile(y, 2), np.concatenate(folds)).values["macro_f1"]
+    assert [fold.values["macro_average_precision"] for fold in each] == [1.0, 1.0]
+    assert together.values["macro_average_precision"] == 1.0, "each model ranks its rows without a mistake"
+    folds[0][0] = np.nan
+    assert all(np.isnan(value) for value in score_folds([y, y], folds)[0].values.values())
 
 
 def test_a_class_without_rows_is_not_estimable_and_lowers_no_average():

@@ -1,7 +1,6 @@
 """Kind idx, the files of MNIST and its relatives, and Fashion-MNIST wherever it may lie."""
 
 import gzip
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.contract import DataError
+from trainers.dataset_options import own_data
 from trainers.keras_backend import import_keras
 from trainers.sources.rows import Rows, last_part_is_test, together
 
@@ -40,8 +40,8 @@ def read_fashion_mnist(
     A folder with the file of training images is the place: what is wrong there is an error, not a reason to
     go on looking.
     """
-    own = os.environ.get("RUNGWISE_DATA")
-    for folder in (*((Path(own) / "fashion-mnist", Path(own)) if own else ()), debian_folder):
+    own = own_data()
+    for folder in (*((own / "fashion-mnist", own) if own else ()), debian_folder):
         if _idx_file(folder, "train-images-idx3").exists():
             return _images_in_parts("fashion_mnist", *_read_folder(folder), _FASHION_CLASSES)
     try:

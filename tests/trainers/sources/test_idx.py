@@ -76,6 +76,8 @@ def test_fashion_mnist_is_looked_for_in_the_own_folder_first(tmp_path, monkeypat
     assert dataset.test_rows is not None and dataset.test_rows.tolist() == [6, 7, 8, 9]
     assert dataset.source == f"Read from the IDX files in {tmp_path}."
     write_idx_folder(tmp_path / "fashion-mnist")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    monkeypatch.setenv("RUNGWISE_DATA", f"~/{tmp_path.name}")
     assert load_dataset("fashion_mnist").source == f"Read from the IDX files in {tmp_path / 'fashion-mnist'}."
 
 
