@@ -75,7 +75,7 @@ class Reported(_Event):
     epoch: int
     metrics: dict[str, float]
     folds: tuple[float, ...] = ()
-    """The objective of each fold by itself; ``metrics`` are of all folds' predictions as one set. Empty for a
+    """The objective of each fold by itself; ``metrics`` are of all of them, see ``score_folds``. Empty for a
     hold-out."""
     confusion: tuple[tuple[int, ...], ...]
     """(n_classes, n_classes) counts, rows true; per-class metrics are derived from it."""
