@@ -233,8 +233,9 @@ def _conclude(path: Path) -> int:
         print(f"no trial has a result: {_counts(results)}")
         for trial in islice((trial for trial in results.run.trials.values() if trial.reason), SHOWN_REASONS):
             print(_why_it_ended(trial))
+    best = [(f"rungwise best {run} --top 20", "the best configurations")] if has_result else []
     next_commands = [
-        (f"rungwise best {run} --top 20", "the best configurations"),
+        *best,
         (f"rungwise resume {run}{_more_trials(results)}", "more trials, or the rest after a stop"),
         (f"rungwise dashboard --runs {shlex.quote(str(path.parent))}", "curves and classes in a browser"),
     ]
