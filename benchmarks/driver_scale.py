@@ -81,14 +81,14 @@ def measure_driver(trials: int, reports: int, suggester: str, folder: Path) -> R
 
 
 def measure_workers(workers: int, trials: int, reports: int, suggester: str, folder: Path) -> Result:
-    """The Ray runner's driver, told by simulated workers what real ones would say; without Tune around it."""
+    """The Ray runner's pool, told by simulated workers what real ones would say; without Tune around it."""
     from contextlib import ExitStack
 
     import_module("search.ray_runner")  # as heavy as the real one
     from search.events import EventLog, SweepStarted
     from search.folder import RunFolder
     from search.search import Search
-    from search.workers import Driver
+    from search.workers import WorkerPool
 
     sweep = trivial_sweep(
         trials, reports, search={"suggester": suggester, "trials": trials, "seed": 0}, asha=PROMOTE
@@ -101,7 +101,7 @@ def measure_workers(workers: int, trials: int, reports: int, suggester: str, fol
         started = SweepStarted(sweep=sweep.to_dict(), direction="max", classes=classes, data={}, versions={})
         log.append(started)
         search = Search.replay(sweep, [started], log.append)
-        driver = Driver(search, run, sweep.resources, lambda: {"CPU": float(workers)})
+        pool = WorkerPool(search, run, sweep.resources, lambda: {"CPU": float(workers)})
         rng = np.random.default_rng(0)
         payloads = [report_payload(rng, epoch) for epoch in range(1, reports + 1)]
         at_work = {f"worker{number}": SimulatedWorker(reports, payloads, rng) for number in range(workers)}
@@ -111,7 +111,7 @@ def measure_workers(workers: int, trials: int, reports: int, suggester: str, fol
             for name, worker in list(at_work.items()):
                 said = worker.listen()
                 before = time.process_time(), time.perf_counter()
-                answer = driver.answer(name, worker, said)
+                answer = pool.answer(name, worker, said)
                 cpu += time.process_time() - before[0]
                 wall += time.perf_counter() - before[1]
                 if answer == "STOP":

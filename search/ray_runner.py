@@ -21,7 +21,7 @@ from search.ahead import AheadWorker
 from search.folder import Files, RunFolder
 from search.search import Search, Stretch
 from search.trial_loop import Training
-from search.workers import Driver
+from search.workers import WorkerPool
 from trainers.imports import no_collections
 
 with no_collections():  # each worker imports this before it can do anything else
@@ -60,13 +60,13 @@ def run(search: Search, training: Training, folder: RunFolder, stays: bool = Fal
         _short_collections(),
         tempfile.TemporaryDirectory(prefix="rungwise-tune-") as storage,
     ):
-        answers = _Answers(Driver(search, folder, resources, ray.cluster_resources))
+        answers = _Answers(WorkerPool(search, folder, resources, ray.cluster_resources))
         try:
             tune.run(
                 tune.with_parameters(_TuneWorker, training=training),
                 name="sweep",
                 num_samples=-1,
-                search_alg=_Workers(answers.driver),
+                search_alg=_Workers(answers.pool),
                 scheduler=answers,
                 callbacks=[_Forget()],
                 resources_per_trial={"cpu": resources.cpu, "gpu": resources.gpu},
@@ -143,20 +143,20 @@ def _escaping() -> Iterator[None]:
 class _Workers(Searcher):
     """To Tune: whether to start another of its trials, which are our workers."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, pool: WorkerPool) -> None:
         super().__init__()
-        self._driver = driver
+        self._pool = pool
 
     def suggest(self, trial_id: str) -> Any:  # FINISHED is a text, whatever Ray's annotation says
         with _escaping():
-            if self._driver.is_over():
+            if self._pool.is_over():
                 return Searcher.FINISHED
-            return {} if self._driver.wants_worker(trial_id) else None
+            return {} if self._pool.wants_worker(trial_id) else None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        self._driver.forget(trial_id)
+        self._pool.forget(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         pass  # the log is the state
@@ -168,9 +168,9 @@ class _Workers(Searcher):
 class _Answers(FIFOScheduler):
     """To Tune: what becomes of a worker after each thing it says."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, pool: WorkerPool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.driver = driver
+        self.pool = pool
         self._tune: Any = None
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
@@ -184,11 +184,11 @@ class _Answers(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         with _escaping():
             _let_go_of_results(tune_controller, trial)
-            return self.driver.answer(trial.trial_id, trial.temporary_state.ray_actor, result["said"])
+            return self.pool.answer(trial.trial_id, trial.temporary_state.ray_actor, result["said"])
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
         with _escaping():
-            self.driver.lose(trial.trial_id, _why_it_died(Path(trial.error_file)))
+            self.pool.lose(trial.trial_id, _why_it_died(Path(trial.error_file)))
 
 
 def _let_go_of_results(tune_controller: Any, trial: TuneTrial) -> None:

@@ -31,7 +31,7 @@ IDLE_LIMIT_S = 30.0
 
 @dataclass
 class Place:
-    """What the driver knows of one worker."""
+    """What the pool knows of one worker."""
 
     worker: Any
     at: Stretch | None = None
@@ -44,7 +44,7 @@ class Place:
     """Of the trials that it trained lately."""
 
 
-class Driver:
+class WorkerPool:
     """Which worker trains what, who is starting, and who died."""
 
     def __init__(

@@ -296,7 +296,7 @@ class TestSamples:
     ) -> None:
         monkeypatch.setattr("search.plan_samples.SAMPLE_S", 0.5)
         before = signal.getsignal(signal.SIGALRM)
-        plan = make_plan(make_sweep(space={"epoch_s": [2.0, 0.01]}), tmp_path)
+        plan = make_plan(make_sweep(space={"epoch_s": [0.8, 0.01]}), tmp_path)
         assert [sample.is_given_up for sample in plan.samples].count(True) == 1
         shown = page(plan)
         assert "takes more than 0.5 s: given up" in shown and "> 0.50 s" in shown and "to more than" in shown

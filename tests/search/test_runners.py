@@ -22,7 +22,7 @@ from search.results import Results
 from search.runner import accept
 from search.search import Report, Search
 from search.trial_loop import Training
-from search.workers import Driver
+from search.workers import WorkerPool
 from spaces.params import Fault, SpaceError
 from tests.cluster import stat_of
 from tests.search.conftest import make_sweep, start
@@ -164,8 +164,8 @@ def test_answers_of_a_worker_are_let_go_of_while_it_lives(
         kept.append(len(core.get_all_reference_counts()))
         return answer(*given)
 
-    answer = Driver.answer
-    monkeypatch.setattr(Driver, "answer", counted)
+    answer = WorkerPool.answer
+    monkeypatch.setattr(WorkerPool, "answer", counted)
     sweep = make_sweep(resources={"cpu": os.cpu_count()}, asha="off", fixed={"epoch_s": 0.03})
     run(sweep, tmp_path / "run", "ray")
     assert len(kept) > 30 and max(kept) < 10, "each would stay until its worker ends, checkpoint and all"
@@ -255,22 +255,22 @@ def report(trial: int, epoch: int, value: float = 0.5, checkpoint: Any = None) -
     return Report(trial, epoch, {"macro_f1": value}, seconds=0.1, checkpoint=checkpoint)
 
 
-def driver_of(folder: Path, cluster: Mapping[str, float] = NO_CLUSTER) -> tuple[Driver, Search]:
+def pool_of(folder: Path, cluster: Mapping[str, float] = NO_CLUSTER) -> tuple[WorkerPool, Search]:
     search, _ = start(make_sweep(asha={"grace": 3, "reduction": 3, "rule": "promote"}))
-    return Driver(search, RunFolder(folder), search.sweep.resources, lambda: cluster), search
+    return WorkerPool(search, RunFolder(folder), search.sweep.resources, lambda: cluster), search
 
 
 def test_stretch_is_queued_one_epoch_before_it_is_needed_and_outlives_its_worker(tmp_path: Path) -> None:
-    driver, search = driver_of(tmp_path)
+    pool, search = pool_of(tmp_path)
     first, second, third = Told(), Told(), Told()
-    driver.answer("first", first, Said())
-    driver.answer("first", first, Said((report(1, 1),), at=1, ahead=1))
+    pool.answer("first", first, Said())
+    pool.answer("first", first, Said((report(1, 1),), at=1, ahead=1))
     assert first.trials == [1]
-    driver.answer("first", first, Said((report(1, 2),), at=1, ahead=1))
+    pool.answer("first", first, Said((report(1, 2),), at=1, ahead=1))
     assert first.trials == [1, 2]
-    driver.lose("first", "killed")
-    driver.answer("second", second, Said())
-    driver.answer("third", third, Said())
+    pool.lose("first", "killed")
+    pool.answer("second", second, Said())
+    pool.answer("third", third, Said())
     assert (second.trials[0], third.trials[0]) == (2, 1)
     assert [search.run.trials[number].lost_workers for number in (1, 2)] == [1, 0]
 
@@ -278,49 +278,49 @@ def test_stretch_is_queued_one_epoch_before_it_is_needed_and_outlives_its_worker
 def test_workers_that_cannot_start_are_done_without_where_others_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    driver, _ = driver_of(tmp_path, {"CPU": 8.0})
+    pool, _ = pool_of(tmp_path, {"CPU": 8.0})
     names = ["good", "a", "b", "c", "slow"]
-    assert all(driver.wants_worker(name) for name in names)
+    assert all(pool.wants_worker(name) for name in names)
     for name in "abc":  # before any other spoke
-        driver.lose(name, "made_up is not installed")
-        driver.forget(name)
+        pool.lose(name, "made_up is not installed")
+        pool.forget(name)
     told = "3 workers in a row died while starting: made_up is not installed; the run goes on"
     assert [record.message.startswith(told) for record in caplog.records] == [True]
-    assert not driver.wants_worker("d")
-    driver.answer("good", Told(), Said())
-    assert driver.wants_worker("e"), "now that one spoke"
+    assert not pool.wants_worker("d")
+    pool.answer("good", Told(), Said())
+    assert pool.wants_worker("e"), "now that one spoke"
     for name in ("e", "slow"):
-        driver.lose(name, "made_up is not installed")
-        driver.forget(name)
-    assert driver.wants_worker("f") and not driver.wants_worker("g"), "a third attempt, and no fourth"
-    driver.lose("f", "made_up is not installed")
-    driver.forget("f")
-    assert not driver.wants_worker("h")
-    driver.forget("good")
-    assert driver.wants_worker("one in its place")
-    driver.lose("one in its place", "made_up is not installed")
+        pool.lose(name, "made_up is not installed")
+        pool.forget(name)
+    assert pool.wants_worker("f") and not pool.wants_worker("g"), "a third attempt, and no fourth"
+    pool.lose("f", "made_up is not installed")
+    pool.forget("f")
+    assert not pool.wants_worker("h")
+    pool.forget("good")
+    assert pool.wants_worker("one in its place")
+    pool.lose("one in its place", "made_up is not installed")
 
 
 def test_run_fails_when_the_last_of_those_that_start_has_died(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    driver, _ = driver_of(tmp_path, {"CPU": 2.0})
-    assert [driver.wants_worker(name) for name in "abcd"] == [True, True, True, False]
+    pool, _ = pool_of(tmp_path, {"CPU": 2.0})
+    assert [pool.wants_worker(name) for name in "abcd"] == [True, True, True, False]
     for name in "ab":
-        driver.lose(name, "made_up is not installed")
-        driver.forget(name)
-        assert not driver.wants_worker("d")
+        pool.lose(name, "made_up is not installed")
+        pool.forget(name)
+        assert not pool.wants_worker("d")
     with pytest.raises(RunFailed, match="3 workers in a row died while starting: made_up"):
-        driver.lose("c", "made_up is not installed")
+        pool.lose("c", "made_up is not installed")
 
 
 def test_user_who_waits_for_a_cluster_is_told_what_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(workers, "SILENCE_S", 0.0)
-    driver, _ = driver_of(tmp_path, {"CPU": 4.0})
+    pool, _ = pool_of(tmp_path, {"CPU": 4.0})
     for name in "ab":
-        driver.wants_worker(name)
+        pool.wants_worker(name)
     (record,) = caplog.records
     assert "each trial asks for 1 CPUs and 0 GPUs, and the cluster has 4 and 0" in record.message
 
@@ -380,16 +380,16 @@ def test_cluster_that_does_not_answer_fails_the_run_in_a_line(
 
 
 def test_trial_that_goes_on_at_a_rung_its_worker_left_goes_on_there_without_its_files(tmp_path: Path) -> None:
-    driver, search = driver_of(tmp_path)
+    pool, search = pool_of(tmp_path)
     worker = Told()
-    driver.answer("it", worker, Said())
+    pool.answer("it", worker, Said())
     for trial, value in ((1, 0.1), (2, 0.2), (3, 0.3)):
         for epoch in (1, 2):
-            driver.answer("it", worker, Said((report(trial, epoch),), at=trial, ahead=1))
+            pool.answer("it", worker, Said((report(trial, epoch),), at=trial, ahead=1))
         rung = report(trial, 3, value, checkpoint={"fold-1/weights": b"w"})
-        driver.answer("it", worker, Said((rung,), at=trial + 1, held={trial: 3}))
+        pool.answer("it", worker, Said((rung,), at=trial + 1, held={trial: 3}))
     assert search.run.trials[3].status == "running", "the best of three goes on"
     for epoch in (1, 2):
-        driver.answer("it", worker, Said((report(4, epoch),), at=4, ahead=1, held={3: 3}))
+        pool.answer("it", worker, Said((report(4, epoch),), at=4, ahead=1, held={3: 3}))
     assert worker.trials == [1, 2, 3, 4, 3]
     assert worker.given[-1][0].start == 3 and worker.given[-1][1] is None

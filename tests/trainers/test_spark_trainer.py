@@ -282,11 +282,11 @@ def test_a_session_is_quiet_and_leaves_no_java_behind() -> None:
 def test_trial_after_the_death_of_sparks_process_trains_in_another_one(make_fold: MakeFold) -> None:
     from pyspark import SparkContext
 
-    before = train(make_fold(), iterations_per_epoch=1)
+    before = train(make_fold(epochs=1), iterations_per_epoch=1)
     gateway = SparkContext._gateway
     assert gateway is not None
     gateway.proc.kill()
     gateway.proc.wait()
-    after = train(make_fold(), iterations_per_epoch=1)
+    after = train(make_fold(epochs=1), iterations_per_epoch=1)
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one.probabilities, other.probabilities)
