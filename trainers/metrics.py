@@ -93,10 +93,10 @@ def score_folds(
     different scales. Both are what Forman & Scholz, "Apples-to-apples in cross-validation studies", SIGKDD
     Explorations 2010, found for F1 and for the area under the ROC curve.
     """
-    together = score(np.concatenate(y_true), np.concatenate(probabilities))
-    if len(y_true) == 1:
-        return together, []
     each = [score(*fold) for fold in zip(y_true, probabilities, strict=True)]
+    if len(each) == 1:
+        return each[0], []
+    together = score(np.concatenate(y_true), np.concatenate(probabilities))
     ranked = "macro_average_precision"
     mean = float(np.mean([scores.values[ranked] for scores in each]))
     return replace(together, values=together.values | {ranked: mean}), each
