@@ -42,25 +42,17 @@ BEST = 8
 
 
 class GaussianProcessSuggester:
-    """Proposes ``defaults`` first where the space holds them, the middle of the range for the other params.
+    """Proposes at random until there is enough to fit.
 
     ``rungs`` are the epochs whose values are learned from, beside the last one; where a trial ended by
     itself, its last value is taken for that of the last epoch.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        seed: int,
-        epochs: int,
-        rungs: Collection[int] = (),
-        defaults: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, space: Space, seed: int, epochs: int, rungs: Collection[int] = ()) -> None:
         self._cube = Cube(space)
         self._seed = seed
         self._epochs = epochs
         self._rungs = {*rungs, epochs}
-        self._defaults = defaults or {}
         self._points: dict[int, Array] = {}
         self._encoded: dict[int, Array] = {}
         """Each of the points as the process sees it, without its progress."""
@@ -112,8 +104,6 @@ class GaussianProcessSuggester:
     def _propose(self, number: int) -> dict[str, Value]:
         self._fit_if_due()
         chance = np.random.default_rng([self._seed, number])
-        if number == 1:
-            return self._cube.first(self._defaults)
         if self._theta is None:
             return self._cube.params(chance.random(self._cube.dims))
         return self._most_promising(self._theta, chance)
@@ -240,12 +230,6 @@ class Cube:
     def point(self, params: Mapping[str, Value]) -> Array:
         space = self._space.params.items()
         return np.array([param.to_unit(params[name]) if name in params else 0.5 for name, param in space])
-
-    def first(self, defaults: Mapping[str, Any]) -> dict[str, Value]:
-        def default(name: str, param: Param) -> Value:
-            return defaults[name] if param.contains(defaults.get(name)) else param.from_unit(0.5)
-
-        return self._space.fill(default)
 
     def neighbours(self, points: Array, amount: int, chance: np.random.Generator) -> Array:
         """``amount`` points around ``points`` in turn; every other one differs in few coordinates only."""

@@ -48,12 +48,16 @@ class _Storage(InMemoryStorage):
 
 class OptunaSuggester:
     """Stopped and paused trials are told as pruned with all their intermediate values; infeasible and failed
-    ones as pruned with none, which ranks them last."""
+    ones as pruned with none, which ranks them last.
 
-    def __init__(self, name: str, space: Space, seed: int) -> None:
+    The first ``num_given`` trials are none of its own: it is only asked for those after them.
+    """
+
+    def __init__(self, name: str, space: Space, seed: int, num_given: int = 0) -> None:
         self._name = name
         self._space = space
         self._seed = seed
+        self._num_given = num_given
         self._storage = _Storage()
         self._study = optuna.create_study(storage=self._storage, direction="maximize")
 
@@ -64,23 +68,27 @@ class OptunaSuggester:
         chance = np.random.default_rng([self._seed, number])
 
         def draw(name: str, param: Param) -> Value:
-            if self._name == "cmaes" and (isinstance(param, Choice) or param.when):
-                return param.sample(chance)  # a Gaussian knows only numbers that are always there
-            return _draw(trial, name, param)
+            return _draw(trial, name, param) if self._is_known(param) else param.sample(chance)
 
         return self._space.fill(draw)
 
     def restore(self, number: int, params: dict[str, Value]) -> None:
-        if self._name == "tpe":  # it keeps nothing beside the trials, so it need not be asked again
-            distributions = {name: _distribution(self._space.params[name]) for name in params}
+        if self._name == "tpe" or number <= self._num_given:  # TPE keeps nothing beside the trials
+            space = {name: param for name, param in self._space.params.items() if self._is_known(param)}
+            known = {name: value for name, value in params.items() if name in space}
+            distributions = {name: _distribution(space[name]) for name in known}
             self._study.add_trial(
-                create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
+                create_trial(state=TrialState.RUNNING, params=known, distributions=distributions)
             )
         elif (again := self.suggest(number)) != params:
             raise RunError(
                 f"suggester {self._name!r} proposes {again} for trial {number}, but the run has {params}: "
                 f"it was started with another Optuna than {optuna.__version__}; install that one"
             )
+
+    def _is_known(self, param: Param) -> bool:
+        """Whether the sampler is to choose its value: a Gaussian knows only numbers that are always there."""
+        return self._name != "cmaes" or not (isinstance(param, Choice) or param.when)
 
     def report(self, number: int, epoch: int, value: float, seconds: float) -> None:
         worst = -math.inf  # CMA-ES would sort NaN anywhere

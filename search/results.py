@@ -32,10 +32,10 @@ class Results:
         return self.run.objective
 
     def status_of(self, trial: Trial) -> str:
-        """A trial that is not finished when its run is complete was stopped."""
-        if not trial.is_finished and self.state == "complete":
-            return "stopped"
-        return trial.status
+        """A trial that nobody trains now waits for a resume, or was stopped where its run is complete."""
+        if trial.is_finished or self.state == "running":
+            return trial.status
+        return "stopped" if self.state == "complete" else "paused"
 
     def counts(self) -> dict[str, int]:
         """Trials by status; every status is named."""

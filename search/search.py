@@ -251,6 +251,13 @@ class Search:
     def num_in_flight(self) -> int:
         return len(self._in_flight)
 
+    @property
+    def num_open(self) -> int:
+        """How many trials are not over, those that are yet to be proposed among them."""
+        run = self.run
+        in_all = len(run.trials) if self._exhausted else self.sweep.search.trials + run.num_infeasible
+        return in_all - run.num_finished
+
     def _promote(self, trial: int) -> Stretch:
         self.asha.promote(trial)
         self._record(Promoted(time=self._clock(), trial=trial))

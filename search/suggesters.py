@@ -4,7 +4,7 @@ A suggester's randomness follows from (seed, trial number) and its knowledge fro
 same log gives the same next suggestion, before and after a crash.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,7 +41,15 @@ class Suggester(Protocol):
 
 
 def load_suggester(sweep: Sweep) -> Suggester:
-    """The suggester that a sweep names."""
+    """The suggester that a sweep names, behind the configurations that it names too."""
+    suggester = _named(sweep)
+    if not sweep.search.first:
+        return suggester
+    defaults = _defaults(sweep)
+    return First([sweep.space.completed(given, defaults) for given in sweep.search.first], suggester)
+
+
+def _named(sweep: Sweep) -> Suggester:
     name, space, seed = sweep.search.suggester, sweep.space, sweep.search.seed
     if not space.params and name != "grid":
         return Random(space, seed)  # one configuration, trained with as many seeds as there are trials
@@ -55,11 +63,10 @@ def load_suggester(sweep: Sweep) -> Suggester:
         case "gp":
             from search.gp_suggester import GaussianProcessSuggester  # SciPy takes a third of a second
 
-            rungs = _rungs(sweep)
-            return GaussianProcessSuggester(space, seed, sweep.epochs, rungs, _defaults(sweep))
+            return GaussianProcessSuggester(space, seed, sweep.epochs, _rungs(sweep))
     from search.optuna_suggesters import OptunaSuggester  # Optuna takes half a second to import
 
-    return OptunaSuggester(name, space, seed)
+    return OptunaSuggester(name, space, seed, len(sweep.search.first))
 
 
 def _rungs(sweep: Sweep) -> Collection[int]:
@@ -72,6 +79,25 @@ def _defaults(sweep: Sweep) -> dict[str, Any]:
     """What the trainer would use for a param that a sweep leaves alone."""
     fields = load_trainer(sweep.trainer).Settings.model_fields
     return {name: field.default for name, field in fields.items() if not field.is_required()}
+
+
+class First:
+    """Proposes ``configurations`` before it asks ``suggester``, who takes them for its own."""
+
+    def __init__(self, configurations: Sequence[dict[str, Value]], suggester: Suggester) -> None:
+        self._configurations = configurations
+        self._suggester = suggester
+        self.restore = suggester.restore
+        self.report = suggester.report
+        self.rest = suggester.rest
+        self.finish = suggester.finish
+
+    def suggest(self, number: int) -> dict[str, Value] | None:
+        if number > len(self._configurations):
+            return self._suggester.suggest(number)
+        params = self._configurations[number - 1]
+        self.restore(number, params)
+        return params
 
 
 class _Deaf:

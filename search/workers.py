@@ -25,6 +25,9 @@ SHORT_STRETCH_S = 0.05
 """A stretch this short may be over before a report of its first epochs is answered."""
 SILENCE_S = 60.0
 """After this long without a single worker the user is told what they wait for."""
+GROWTH = 8
+"""Workers that are asked for beyond what there is room for, at most, and no more than there is room for: so a
+cluster that grows by what is asked of it may double each time."""
 IDLE_LIMIT_S = 30.0
 """After this long without work a worker gives its place back, as long as another idle one stays."""
 
@@ -75,10 +78,11 @@ class WorkerPool:
         self._slots_read = -math.inf
 
     def wants_worker(self, name: str) -> bool:
-        """Whether another worker would find work; one more than there is room for, as a cluster may grow."""
+        """Whether another worker would find work, if it found room: see ``GROWTH``."""
         self._tell_of_silence()
-        is_full = len(self._workers) > self._num_slots()
-        if self._is_over or self._idle_since or is_full or self._is_discouraged():
+        slots = self._num_slots()
+        most = min(slots + max(1, min(slots, GROWTH)), max(1, self._search.num_open))
+        if self._is_over or self._idle_since or len(self._workers) >= most or self._is_discouraged():
             return False
         self._workers.add(name)
         return True

@@ -230,6 +230,28 @@ class Space:
     def sample(self, rng: np.random.Generator) -> dict[str, Value]:
         return self.fill(lambda _, param: param.sample(rng))
 
+    def completed(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Value]:
+        """One configuration: each param as ``given``, else as in ``defaults``, else the middle of its range;
+        a value that it cannot take counts for nothing."""
+
+        def value(name: str, param: Param) -> Value:
+            known = (values[name] for values in (given, defaults) if name in values)
+            return next(filter(param.contains, known), param.from_unit(0.5))
+
+        return self.fill(value)
+
+    def faults_of(self, given: Mapping[str, Any]) -> Iterator[Fault]:
+        """What keeps ``completed`` from taking all that is ``given``."""
+        for name, value in given.items():
+            param = self.params.get(name)
+            if param is None:
+                yield Fault((name,), f"unknown param{did_you_mean(name, self.params)}")
+            elif not param.contains(value):
+                yield Fault((name,), f"can never be {shown(value)}; allowed: {param}")
+            elif not _exists(param, given):
+                where = " and ".join(f"{k} is {' or '.join(map(shown, v))}" for k, v in param.when.items())
+                yield Fault((name,), f"exists only where {where}; say so beside it")
+
     def contains(self, params: Mapping[str, Any]) -> bool:
         """Whether ``params`` holds exactly the params that exist, each with a value it can take."""
         existing = {name: param for name, param in self.params.items() if _exists(param, params)}

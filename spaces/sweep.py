@@ -79,6 +79,11 @@ class Suggest(_Section):
     trials: int = Field(40, ge=1, description="a whole number from 1 up")
     """Left out for a grid, it becomes the number of points in the grid."""
     seed: int = Field(0, ge=0, description="a whole number from 0 up")
+    first: list[dict[str, Annotated[Value, PlainValidator(check_value)]]] = Field(
+        [], description="a list of configurations, such as [{learning_rate: 0.001}]"
+    )
+    """Tried before the suggester is asked; a param left out is the trainer's default, where the space holds
+    that, or the middle of its range. Left out for gp, it becomes [{}], which is all defaults."""
 
 
 class Asha(_Section):
@@ -183,6 +188,8 @@ class Sweep(_Section):
         if self.search.suggester == "grid" and "trials" not in self.search.model_fields_set:
             whole_grid = self.search.model_copy(update={"trials": self.space.size})
             object.__setattr__(self, "search", whole_grid)
+        if self.search.suggester == "gp" and "first" not in self.search.model_fields_set:
+            object.__setattr__(self, "search", self.search.model_copy(update={"first": [{}]}))
         if self.asha and "grace" not in self.asha.model_fields_set:
             early = self.asha.model_copy(update={"grace": default_grace(self.epochs)})
             object.__setattr__(self, "asha", early)
@@ -276,7 +283,8 @@ def _read_sections(tree: Mapping[str, Any], check: Check | None = None) -> tuple
             sections[name] = _read_section(name, tree)
         except SpaceError as error:
             faults += error.faults
-    faults += _conflicts(sections)
+    is_space_whole = not any(fault.where[:1] == ("space",) for fault in faults)
+    faults += _conflicts(sections, is_space_whole)
     return sections, [*faults, *(check(sections) if check else ())]
 
 
@@ -290,7 +298,7 @@ def _read_section(name: str, tree: Mapping[str, Any]) -> Any:
         raise SpaceError(*(fault for details in error.errors() for fault in _plain(details, given))) from None
 
 
-def _conflicts(sections: Mapping[str, Any]) -> Iterator[Fault]:
+def _conflicts(sections: Mapping[str, Any], is_space_whole: bool = True) -> Iterator[Fault]:
     """What is wrong between sections that are each valid by themselves."""
     search, asha, epochs = (sections.get(name) for name in ("search", "asha", "epochs"))
     fixed = sections.get("fixed", {})
@@ -307,11 +315,28 @@ def _conflicts(sections: Mapping[str, Any]) -> Iterator[Fault]:
         if (size := _grid_size(space)) > MOST_POINTS:
             message = f"grid would list {size:,} configurations or more, {MOST_POINTS:,} may be"
             yield Fault(("space",), f"{message}; leave some out")
+    if search and search.first and search.suggester == "grid":
+        message = "a grid is tried whole, in its own order; leave it out, or choose another suggester"
+        yield Fault(("search", "first"), message)
+    elif search and is_space_whole:
+        never = {name: "never exists beside what is fixed" for name in sections.get("space", {})}
+        elsewhere = never | {name: "is under fixed already" for name in fixed}
+        for number, given in enumerate(search.first):
+            where = ("search", "first", str(number))
+            yield from _under(where, _first_faults(given, Space(space), elsewhere))
     if search and search.suggester == "nsga2" and asha:
         message = "nsga2 learns from whole trials, and few are under asha"
         yield Fault(("search", "suggester"), f"{message}; set asha: off, or choose another suggester")
     if asha and epochs and asha.grace > epochs:
         yield Fault(("asha", "grace"), f"must be at most epochs, which is {epochs}, got {asha.grace}")
+
+
+def _first_faults(given: Mapping[str, Value], space: Space, elsewhere: Mapping[str, str]) -> Iterator[Fault]:
+    """``elsewhere`` says why a name may be no param."""
+    misplaced = [name for name in given if name in elsewhere and name not in space.params]
+    for name in misplaced:
+        yield Fault((name,), f"{elsewhere[name]}; leave it out")
+    yield from space.faults_of({name: value for name, value in given.items() if name not in misplaced})
 
 
 def _grid_size(space: Mapping[str, Param]) -> int:

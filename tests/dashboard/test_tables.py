@@ -119,11 +119,11 @@ def test_failures_come_with_the_first_line_of_the_reason(tmp_path: Path) -> None
 def test_headline_and_counts_say_how_the_run_stands(tmp_path: Path) -> None:
     results = snapshot(tmp_path, *trial(1, 0.5, 0.25), *failed(2), TrialStarted(trial=3, params={}))
     assert tables.headline(results) == {"best macro_f1": "0.5000", "trials": "3 / 10", "epochs trained": "2"}
-    assert tables.counts(results) == "1 complete, 1 failed, 1 running"
+    assert tables.counts(results) == "1 complete, 1 failed, 1 paused", "nobody trains it now"
     assert tables.caption(results, 7).split("\n\n") == [
         "interrupted, 7 s ago",
         r"macro\_f1 0.5000",
-        "1 complete, 1 failed, 1 running",
+        "1 complete, 1 failed, 1 paused",
     ]
 
 

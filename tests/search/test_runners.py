@@ -20,7 +20,7 @@ from search.events import Reported, RunFailed, WorkerLost, read_events
 from search.folder import RunFolder
 from search.results import Results
 from search.runner import accept
-from search.search import Report, Search
+from search.search import Ended, Report, Search
 from search.trial_loop import Training
 from search.workers import WorkerPool
 from spaces.params import Fault, SpaceError
@@ -255,8 +255,11 @@ def report(trial: int, epoch: int, value: float = 0.5, checkpoint: Any = None) -
     return Report(trial, epoch, {"macro_f1": value}, seconds=0.1, checkpoint=checkpoint)
 
 
-def pool_of(folder: Path, cluster: Mapping[str, float] = NO_CLUSTER) -> tuple[WorkerPool, Search]:
-    search, _ = start(make_sweep(asha={"grace": 3, "reduction": 3, "rule": "promote"}))
+def pool_of(
+    folder: Path, cluster: Mapping[str, float] = NO_CLUSTER, trials: int = 12
+) -> tuple[WorkerPool, Search]:
+    asha = {"grace": 3, "reduction": 3, "rule": "promote"}
+    search, _ = start(make_sweep(asha=asha, search={"suggester": "random", "trials": trials}))
     return WorkerPool(search, RunFolder(folder), search.sweep.resources, lambda: cluster), search
 
 
@@ -273,6 +276,31 @@ def test_stretch_is_queued_one_epoch_before_it_is_needed_and_outlives_its_worker
     pool.answer("third", third, Said())
     assert (second.trials[0], third.trials[0]) == (2, 1)
     assert [search.run.trials[number].lost_workers for number in (1, 2)] == [1, 0]
+
+
+def test_workers_are_asked_for_so_that_a_cluster_may_double_and_no_more_than_there_are_trials(
+    tmp_path: Path,
+) -> None:
+    def num_asked_for(cpus: float, trials: int) -> int:
+        pool, _ = pool_of(tmp_path, {"CPU": cpus}, trials)
+        return sum(pool.wants_worker(f"{number}") for number in range(200))
+
+    assert [num_asked_for(cpus, 100) for cpus in (0, 1, 2, 8, 64, 150)] == [1, 2, 4, 16, 72, 100]
+    assert num_asked_for(64, 3) == 3
+
+
+def test_as_many_workers_stay_as_trials_are_left(tmp_path: Path) -> None:
+    pool, search = pool_of(tmp_path, {"CPU": 8.0}, trials=3)
+    assert all(pool.wants_worker(name) for name in "abc")
+    for name in "ab":
+        pool.answer(name, Told(), Said())
+    pool.answer("a", Told(), Said((Ended(1, "complete"),), at=1))
+    pool.answer("b", Told(), Said((Ended(2, "infeasible", "no model"),), at=2))
+    assert search.num_open == 2, "one waits to be drawn anew"
+    pool.forget("a")
+    assert not pool.wants_worker("d"), "b and c are enough"
+    pool.forget("b")
+    assert pool.wants_worker("d")
 
 
 def test_workers_that_cannot_start_are_done_without_where_others_train(
@@ -304,7 +332,7 @@ def test_workers_that_cannot_start_are_done_without_where_others_train(
 def test_run_fails_when_the_last_of_those_that_start_has_died(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool, _ = pool_of(tmp_path, {"CPU": 2.0})
+    pool, _ = pool_of(tmp_path, {"CPU": 8.0}, trials=3)
     assert [pool.wants_worker(name) for name in "abcd"] == [True, True, True, False]
     for name in "ab":
         pool.lose(name, "made_up is not installed")

@@ -24,8 +24,9 @@ def statuses(search: Search) -> Counter[str]:
 @pytest.mark.parametrize("suggester", SUGGESTERS)
 @pytest.mark.parametrize("rule", ["promote", "stop"])
 def test_log_cut_anywhere_gives_the_same_next_suggestion_and_decisions(suggester: str, rule: str) -> None:
+    first = [{"units": 8}, {"optimizer": "sgd", "momentum": 0.5}]
     sweep = make_sweep(
-        search={"suggester": suggester, "trials": 40, "seed": 1},
+        search={"suggester": suggester, "trials": 40, "seed": 1, "first": first},
         asha={"grace": 1, "reduction": 3, "rule": rule},
         space={
             "learning_rate": {"float": [0.001, 1.0], "log": True},
@@ -252,6 +253,30 @@ def test_grid_tries_every_point_once() -> None:
     drive(search)
     points = [tuple(event.params.values()) for event in log if isinstance(event, TrialStarted)]
     assert len(points) == len(set(points)) == 6
+
+
+def params_tried(**search_section: Any) -> list[dict[str, object]]:
+    asha = "off" if search_section["suggester"] == "nsga2" else {"grace": 1, "reduction": 3}
+    search, log = start(make_sweep(search={"trials": 8, "seed": 0} | search_section, asha=asha))
+    drive(search)
+    return [dict(event.params) for event in log if isinstance(event, TrialStarted)]
+
+
+@pytest.mark.parametrize("suggester", [*SUGGESTERS, "nsga2"])
+def test_named_configurations_come_first_and_take_defaults_for_what_they_leave_out(suggester: str) -> None:
+    tried = params_tried(suggester=suggester, first=[{"batch_size": 32}, {"learning_rate": 0.5}, {}])
+    assert tried[:3] == [
+        {"learning_rate": 0.1, "batch_size": 32},
+        {"learning_rate": 0.5, "batch_size": 16},
+        {"learning_rate": 0.1, "batch_size": 16},
+    ]
+    assert len(tried) == 8 and all(make_sweep().space.contains(params) for params in tried)
+
+
+def test_gp_begins_with_the_defaults_where_nothing_is_named() -> None:
+    defaults = {"learning_rate": 0.1, "batch_size": 16}
+    assert params_tried(suggester="gp")[0] == defaults
+    assert params_tried(suggester="gp", first=[])[0] != defaults != params_tried(suggester="random")[0]
 
 
 def test_same_seed_same_trials_other_seed_other_trials() -> None:

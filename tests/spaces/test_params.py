@@ -311,3 +311,21 @@ def test_words_for_messages() -> None:
     assert [shown(value) for value in (None, True, "a", 1.5)] == ["null", "true", "'a'", "1.5"]
     assert len(shown("x" * 500)) == 60
     assert among(1, [True, 1]) and not among(1, [True])
+
+
+def test_completed_is_what_is_given_then_the_defaults_then_the_middle() -> None:
+    space = Space(
+        {
+            "rate": Float(0.01, 1.0, log=True),
+            "units": Int(1, 29),
+            "optimizer": Choice(("adam", "sgd")),
+            "momentum": Float(0.0, 0.9, when={"optimizer": "sgd"}),
+        }
+    )
+    defaults = {"rate": 0.5, "units": 1000, "optimizer": "adam", "momentum": 0.5}
+    assert space.completed({}, defaults) == {"rate": 0.5, "units": 15, "optimizer": "adam"}
+    given = {"rate": 0.02, "optimizer": "sgd"}
+    assert space.completed(given, defaults) == {**given, "units": 15, "momentum": 0.5}
+    assert space.completed(given, {}) == {**given, "units": 15, "momentum": 0.45}
+    assert space.completed({}, {})["rate"] == pytest.approx(0.1)
+    assert not [*space.faults_of(given)]

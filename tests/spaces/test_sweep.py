@@ -65,7 +65,7 @@ def test_what_a_file_leaves_out_is_filled_in(write: Write) -> None:
         objective="macro_f1",
         validation=Validation(holdout=0.2, test=0.2),
         epochs=9,
-        search=Suggest(suggester="gp", trials=40, seed=0),
+        search=Suggest(suggester="gp", trials=40, seed=0, first=[{}]),
         asha=Asha(grace=1, reduction=3, rule="promote"),
         resources=Resources(cpu=1, gpu=0),
         budget=Budget(minutes=None, target=None),
@@ -81,6 +81,14 @@ def test_grace_left_out_follows_from_the_epochs(write: Write, epochs: int, grace
         assert sweep.asha and sweep.asha.grace == grace
         assert Sweep.from_dict(sweep.to_dict()) == sweep
         assert f"grace: {grace}" in sweep.to_yaml()
+
+
+def test_only_gp_begins_with_the_defaults_unasked(write: Write) -> None:
+    for suggester, is_first in (("gp", True), ("random", False), ("tpe", False)):
+        sweep = load_sweep(write(MINIMAL), [f"search.suggester={suggester}"])
+        assert sweep.search.first == [{}] * is_first
+    assert load_sweep(write(MINIMAL), ["search.first=[]"]).search.first == []
+    assert load_sweep(write(MINIMAL), ["search.first=[{filters: 16}]"]).search.first == [{"filters": 16}]
 
 
 def test_grace_that_is_given_stays(write: Write) -> None:

@@ -395,6 +395,51 @@ def test_grid_too_large_to_list_and_nsga2_under_asha_are_faults() -> None:
     assert Sweep.from_dict(_RIGHT | {"search": nsga2, "asha": "off"})
 
 
+def test_configurations_that_the_space_does_not_hold_are_faults(faults: Lines) -> None:
+    text = """\
+dataset: digits
+trainer: keras/cnn
+objective: macro_f1
+epochs: 9
+search:
+  first:
+  - {filters: 24, kernel: 3, activation: relu}
+  - {momentum: 0.9}
+  - {optimizer: sgd, momentum: 0.9}
+  - {dropout: 0.5}
+space:
+  filters: [16, 32]
+  kernel_size: [3, 5]
+  optimizer: [adam, sgd]
+  momentum: {float: [0.0, 0.95], when: {optimizer: sgd}}
+  dropout: {float: [0.1, 0.5], when: {activation: tanh}}
+fixed: {activation: relu}
+"""
+    assert faults(text) == [
+        "a.yaml:6: search.first.0.activation: is under fixed already; leave it out",
+        "a.yaml:6: search.first.0.filters: can never be 24; allowed: 16, 32",
+        "a.yaml:6: search.first.0.kernel: unknown param; did you mean 'kernel_size'?",
+        "a.yaml:6: search.first.1.momentum: exists only where optimizer is 'sgd'; say so beside it",
+        "a.yaml:6: search.first.3.dropout: never exists beside what is fixed; leave it out",
+    ]
+    assert faults(RIGHT + "search: {first: [{filters: 16}, 5]}\n") == [
+        "a.yaml:7: search.first: must be a list of configurations, such as [{learning_rate: 0.001}],"
+        " got [{'filters': 16}, 5]"
+    ]
+    assert faults(RIGHT + "search: {first: [{filters: [16]}]}\n") == [
+        "a.yaml:7: search.first.0.filters: must be a finite number, a text, true or false, got [16]"
+    ]
+    assert faults(RIGHT + "search: {suggester: grid, first: [{filters: 16}]}\n") == [
+        "a.yaml:7: search.first: a grid is tried whole, in its own order; leave it out, or choose another"
+        " suggester"
+    ]
+
+
+def test_broken_param_is_told_once_though_a_configuration_names_it(faults: Lines) -> None:
+    text = RIGHT.replace("[16, 32]", "{int: [32, 16]}") + "search: {first: [{filters: 16}]}\n"
+    assert faults(text) == ["a.yaml:6: space.filters.int: low must be below high, got low=32, high=16"]
+
+
 def test_trainer_of_another_name_leaves_nothing_of_the_parents(tmp_path: Path) -> None:
     parent = _RIGHT | {"trainer": {"name": "spark/mlp", "master": "local[2]"}}
     (tmp_path / "parent.yaml").write_text(Sweep.from_dict(parent).to_yaml())
