@@ -71,6 +71,9 @@ class Nearest:
     def finish(self, number: int, ending: Ending, value: float) -> None:
         self._suggester.finish(number, ending, value)
 
+    def retry(self, number: int) -> None:
+        raise NotImplementedError("no recorded trial fails")
+
 
 class NearestOfOptuna(Nearest):
     """Optuna has opened its trial when it answers, so the params are put right in there."""

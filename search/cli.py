@@ -88,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument(
         "--as-started", action="store_true", help="go on although the sweep file has changed since"
     )
+    resume.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="go on with failed trials too, from their last checkpoints",
+    )
     _add_driving(resume)
 
     status = command("status", _status, "how a run stands; works while it is going on")
@@ -218,7 +223,14 @@ def _checked_name(name: str) -> str:
 
 def _resume(options: argparse.Namespace) -> int:
     folder = find_run(options.run, options.runs)
-    resume_run(folder.path, _overrides(options), options.runner, as_started=options.as_started, watch=watched)
+    resume_run(
+        folder.path,
+        _overrides(options),
+        options.runner,
+        as_started=options.as_started,
+        retry_failed=options.retry_failed,
+        watch=watched,
+    )
     return _conclude(folder.path)
 
 
@@ -234,9 +246,12 @@ def _conclude(path: Path) -> int:
         for trial in islice((trial for trial in results.run.trials.values() if trial.reason), SHOWN_REASONS):
             print(_why_it_ended(trial))
     best = [(f"rungwise best {run} --top 20", "the best configurations")] if has_result else []
+    failed = results.counts()["failed"]
+    retry = [(f"rungwise resume {run} --retry-failed", f"the {failed} that failed, once that is mended")]
     next_commands = [
         *best,
         (f"rungwise resume {run}{_more_trials(results)}", "more trials, or the rest after a stop"),
+        *(retry if failed else []),
         (f"rungwise dashboard --runs {shlex.quote(str(path.parent))}", "curves and classes in a browser"),
     ]
     width = max(len(command) for command, _ in next_commands)

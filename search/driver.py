@@ -115,9 +115,12 @@ def resume_run(
     runner: RunnerName = "ray",
     runs: Path | None = None,
     as_started: bool = False,
+    retry_failed: bool = False,
     watch: Watch = unwatched,
 ) -> Run:
     """Go on with a run where its log ends; ``overrides`` may change its trials, budget or resources.
+
+    With ``retry_failed`` the trials that failed go on too, each from its last checkpoint.
 
     Raises RunError when there is no such run, another driver holds it, its file, its source (unless
     ``as_started``) or an override asks for another search than the one that was started, or its data changed.
@@ -147,6 +150,8 @@ def resume_run(
         resumed = Resumed(changed=changed, versions=versions)
         log.append(resumed)
         search.run.apply(resumed)
+        if retry_failed:
+            search.retry_failed()
         write_text(folder.sweep, sweep.to_yaml())
         training = training_of(sweep, dataset, splits, folder.path.parent, threads)
         return _drive(search, log, partial(train, search, training, folder), watch)

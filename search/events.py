@@ -103,7 +103,7 @@ class WorkerLost(_Event):
 
 
 class Finished(_Event):
-    """A trial is over for good."""
+    """A trial is over; for good, unless it failed and is retried."""
 
     kind: Literal["finished"] = "finished"
     trial: int
@@ -111,6 +111,13 @@ class Finished(_Event):
     reason: str = ""
     wasted: int = 0
     """Epochs that were trained before their worker knew, and count for nothing."""
+
+
+class Retried(_Event):
+    """A trial had failed for a reason that is said to be mended; it goes on from its last checkpoint."""
+
+    kind: Literal["retried"] = "retried"
+    trial: int
 
 
 class Resumed(_Event):
@@ -132,7 +139,9 @@ class SweepEnded(_Event):
     reason: str
 
 
-Event = SweepStarted | TrialStarted | Reported | Promoted | WorkerLost | Finished | Resumed | SweepEnded
+Event = (
+    SweepStarted | TrialStarted | Reported | Promoted | WorkerLost | Finished | Retried | Resumed | SweepEnded
+)
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 
@@ -368,6 +377,10 @@ class Run:
                 self.num_finished += 1
                 self.num_infeasible += event.ending == "infeasible"
                 self.wasted_epochs += event.wasted
+            case Retried():
+                trial = self.trials[event.trial]
+                trial.status, trial.reason, trial.lost_workers = "running", "", 0
+                self.num_finished -= 1
             case Resumed():
                 self.sweep |= event.changed
                 self.versions = event.versions or self.versions

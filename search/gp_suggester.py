@@ -101,6 +101,10 @@ class GaussianProcessSuggester:
         elif ending == "complete" and epoch < self._epochs:  # it ended by itself: more would change nothing
             self._learn(number, self._epochs, last)
 
+    def retry(self, number: int) -> None:
+        self._values.pop((number, self._epochs), None)
+        self._in_flight[number] = None
+
     def _propose(self, number: int) -> dict[str, Value]:
         self._fit_if_due()
         chance = np.random.default_rng([self._seed, number])

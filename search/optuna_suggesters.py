@@ -105,6 +105,9 @@ class OptunaSuggester:
         else:
             self._storage.set_trial_state_values(self._id(number), TrialState.PRUNED)
 
+    def retry(self, number: int) -> None:
+        pass  # as with a trial that was paused: what it reports from now on is taken
+
     def _id(self, number: int) -> int:
         study = self._storage.get_study_id_from_name(self._study.study_name)
         return self._storage.get_trial_id_from_study_id_trial_number(study, number - 1)

@@ -25,6 +25,7 @@ from search.events import (
     Finished,
     Promoted,
     Reported,
+    Retried,
     Run,
     RunError,
     RunFailed,
@@ -229,6 +230,12 @@ class Search:
             died = f"its worker died {LOST_WORKERS} times in a row"
             self.finish(Ended(trial, "failed", f"{died}; the last time: {reason}"))
 
+    def retry_failed(self) -> None:
+        """Hand out all trials that failed once more, each from its last checkpoint."""
+        failed = [trial.number for trial in self.run.trials.values() if trial.status == "failed"]
+        if failed:
+            self._record(*(Retried(time=self._clock(), trial=trial) for trial in failed))
+
     def give_back(self, trial: int) -> None:
         """A trial in flight goes on, and its worker turned to other work: it is handed out again."""
         self._in_flight.discard(trial)
@@ -354,6 +361,9 @@ class Search:
             case WorkerLost():
                 self._in_flight.discard(event.trial)
                 self._unfinished.append(event.trial)
+            case Retried():
+                self._unfinished.append(event.trial)
+                self._suggester.retry(event.trial)
 
     @property
     def _sign(self) -> int:
@@ -367,7 +377,10 @@ class Search:
         endings = (t.status for t in reversed(self.run.trials.values()) if t.is_finished)
         same = sum(1 for _ in takewhile(lambda status: status == ended.ending, endings))
         if ended.ending == "failed" and same >= HOPELESS_FAILURES and not self.run.epochs:
-            raise RunFailed(f"the first {same} trials all failed; the last one: {ended.reason}")
+            raise RunFailed(
+                f"the first {same} trials all failed; once that is mended: rungwise resume --retry-failed; "
+                f"the last one: {ended.reason}"
+            )
         if (
             ended.ending == "infeasible"
             and same >= HOPELESS_INFEASIBLE

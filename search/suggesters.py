@@ -39,6 +39,10 @@ class Suggester(Protocol):
         """The trial is over; ``value`` is that of its best epoch, NaN if it has none."""
         ...
 
+    def retry(self, number: int) -> None:
+        """The trial failed, and goes on after all."""
+        ...
+
 
 def load_suggester(sweep: Sweep) -> Suggester:
     """The suggester that a sweep names, behind the configurations that it names too."""
@@ -91,6 +95,7 @@ class First:
         self.report = suggester.report
         self.rest = suggester.rest
         self.finish = suggester.finish
+        self.retry = suggester.retry
 
     def suggest(self, number: int) -> dict[str, Value] | None:
         if number > len(self._configurations):
@@ -110,6 +115,8 @@ class _Deaf:
     def rest(self, number: int) -> None: ...
 
     def finish(self, number: int, ending: Ending, value: float) -> None: ...
+
+    def retry(self, number: int) -> None: ...
 
 
 class Random(_Deaf):

@@ -283,7 +283,7 @@ def test_run_of_few_trials_that_all_fail_says_why(tmp_path: Path, capsys: pytest
     assert "no trial has a result: 2 failed" in shown
     why = "failed: ZeroDivisionError: the trainer has a fault"
     assert [line for line in shown if why in line] == [f"trial 1 {why}", f"trial 2 {why}"]
-    assert any(line.startswith("  rungwise resume") for line in shown)
+    assert any(line.startswith("  rungwise resume") and "--retry-failed" in line for line in shown)
 
 
 def test_commands_to_go_on_with_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

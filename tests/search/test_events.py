@@ -17,6 +17,7 @@ from search.events import (
     Promoted,
     Reported,
     Resumed,
+    Retried,
     Run,
     RunError,
     SweepEnded,
@@ -67,6 +68,7 @@ def test_every_event_survives_the_round_trip_nan_included(tmp_path: Path) -> Non
         Promoted(trial=1),
         WorkerLost(trial=1, reason="killed"),
         Finished(trial=1, ending="failed", reason="two\nlines"),
+        Retried(trial=1),
         Resumed(changed={"budget": {"minutes": 3}}),
         SweepEnded(state="complete", reason="done"),
     ]

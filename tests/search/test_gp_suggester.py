@@ -259,6 +259,21 @@ def test_proposals_stay_away_from_what_ended_badly(bad: str) -> None:
     assert max(rate for rate in rates if rate <= 0.5) > 0.45
 
 
+def test_trial_that_is_retried_is_no_bad_one_any_more() -> None:
+    space = Space({"rate": Float(0.0, 1.0)})
+    suggester = GaussianProcessSuggester(space, 0, epochs=1)
+    values = []
+    for number in range(1, 13):
+        values.append(-abs(float(suggester.suggest(number)["rate"]) - 0.83))
+        suggester.finish(number, "failed", math.nan)
+    for number, value in enumerate(values, 1):
+        suggester.retry(number)
+        suggester.report(number, 1, value, seconds=1.0)
+        suggester.finish(number, "complete", value)
+    assert sorted(suggester._values.values()) == sorted(values)
+    assert abs(float(suggester.suggest(13)["rate"]) - 0.83) < 0.1
+
+
 def test_trial_that_ends_by_itself_before_the_last_epoch_is_learned_from() -> None:
     """As from a classifier that has one epoch only, which is none of the rungs."""
     space = Space({"rate": Float(0.0, 1.0)})

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Generator
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -15,11 +16,11 @@ import pytest
 
 from search import load_run
 from search.cli import main
-from search.events import Resumed, read_events
+from search.events import Reported, Resumed, read_events
 from tests.search.conftest import make_sweep
 from tests.search.drill import TPE, Drill, wait_until
 from tests.tiny import Softmax
-from trainers.contract import Infeasible
+from trainers.contract import Epoch, Fold, Infeasible
 
 ROOT = Path(__file__).parents[2]
 
@@ -181,6 +182,40 @@ def test_full_disk_fails_the_run_clearly_and_it_goes_on_when_there_is_room(tmp_p
     assert rungwise("resume", tmp_path / "x", "--runner", "local").returncode == 0
     assert (tmp_path / "x" / "events.jsonl").read_bytes().startswith(before)
     assert len(load_run(tmp_path / "x").run.trials) == 30
+
+
+class Mending(Softmax):
+    """Cannot train a second epoch while the file that $BROKEN names is there."""
+
+    def train(self, settings: Any, fold: Fold, start: Path | None) -> Generator[Epoch, float, None]:
+        for epoch in super().train(settings, fold, start):
+            if epoch.number == 2 and Path(os.environ["BROKEN"]).exists():
+                raise OSError("the scratch disk is full")
+            yield epoch
+
+
+def test_failed_trials_go_on_where_they_failed_once_that_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    broken.touch()
+    monkeypatch.setenv("BROKEN", str(broken))
+    sweep = make_sweep(trainer="tests.search.test_resume:Mending", epochs=4, asha="off")
+    (tmp_path / "sweep.yaml").write_text(sweep.to_yaml())
+    run, local = tmp_path / "x", ("--runner", "local")
+    ended = rungwise("run", tmp_path / "sweep.yaml", "--name", "x", "--runs", tmp_path, "--trials", 3, *local)
+    assert f"rungwise resume {run} --retry-failed" in ended.stdout
+    assert "# the 3 that failed, once that is mended" in ended.stdout
+    broken.unlink()
+    assert rungwise("resume", run, *local).returncode == 0
+    assert load_run(run).counts()["failed"] == 3, "nobody asked for them"
+    ended = rungwise("resume", run, "--retry-failed", *local)
+    assert ended.returncode == 0 and "--retry-failed" not in ended.stdout
+    assert load_run(run).counts()["complete"] == 3
+    reported = [event for event, _ in read_events(run / "events.jsonl") if isinstance(event, Reported)]
+    assert sorted((event.trial, event.epoch) for event in reported) == [
+        (trial, epoch) for trial in (1, 2, 3) for epoch in (1, 2, 3, 4)
+    ]
 
 
 class Threads(Softmax):

@@ -174,6 +174,28 @@ def test_search_gives_up_when_every_trial_fails() -> None:
             search.finish(Ended(stretch.trial, "failed", "no such op"))
 
 
+@pytest.mark.parametrize("suggester", SUGGESTERS)
+def test_failed_trial_that_is_retried_goes_on_and_the_log_alone_says_so(suggester: str) -> None:
+    asha = {"grace": 3, "reduction": 3}
+    search, log = start(make_sweep(search={"suggester": suggester, "trials": 20, "seed": 0}, asha=asha))
+    for _ in range(2):
+        assert (stretch := search.next_trial())
+        search.report(Report(stretch.trial, 1, {"macro_f1": 0.5}, checkpoint={}))
+    search.finish(Ended(1, "failed", "no such op"))
+    assert search.num_open == 19
+    search.retry_failed()
+    assert search.run.trials[1].status == "running" and search.num_open == 20
+    assert (again := search.next_trial())
+    assert (again.trial, again.start, again.reported) == (1, 1, 1)
+    for trial in (1, 2):
+        search.give_back(trial)  # to those who work from here on
+    drive(search)
+    assert statuses(search)["failed"] == 0
+    replayed = Search.replay(search.sweep, log, log.append)
+    assert statuses(replayed) == statuses(search)
+    assert replayed._suggester.suggest(21) == search._suggester.suggest(21)
+
+
 def test_trial_whose_worker_dies_goes_on_elsewhere_and_fails_the_third_time() -> None:
     search, log = start(make_sweep())
     assert (stretch := search.next_trial())
