@@ -34,7 +34,7 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports --no-logo
 
-# No cluster, no browser.
+# No cluster, no browser, no long training.
 fast: setup
 	$(PYTEST) -m "not ray and not browser and not slow"
 

@@ -111,10 +111,10 @@ def measure_workers(workers: int, trials: int, reports: int, suggester: str, fol
             for name, worker in list(at_work.items()):
                 said = worker.listen()
                 before = time.process_time(), time.perf_counter()
-                answer = pool.answer(name, worker, said)
+                fate = pool.hear(name, worker, said)
                 cpu += time.process_time() - before[0]
                 wall += time.perf_counter() - before[1]
-                if answer == "STOP":
+                if fate == "STOP":
                     del at_work[name]
             samples.append((cpu, wall, search.run.epochs))
     middle = min(samples, key=lambda sample: abs(sample[2] - search.run.epochs / 2))

@@ -71,6 +71,9 @@ class Nearest:
     def finish(self, number: int, ending: Ending, value: float) -> None:
         self._suggester.finish(number, ending, value)
 
+    def take(self, number: int, params: dict[str, Value]) -> None:
+        raise NotImplementedError("it only corrects what is proposed")
+
     def retry(self, number: int) -> None:
         raise NotImplementedError("no recorded trial fails")
 

@@ -1,7 +1,7 @@
-"""A worker that trains in a thread of its own, so that training seldom waits for an answer.
+"""A worker that trains in a thread of its own, so that training seldom waits for a decision.
 
 While a report travels the next epoch is trained, and no more than that one. After a report that may end its
-stretch nothing of the same trial is trained before the answer: the worker turns to the stretch that it was
+stretch nothing of the same trial is trained before the decision: the worker turns to the stretch that it was
 given for then, if any. It keeps the checkpoints of its last few trials, to go on without being sent them.
 """
 
@@ -24,12 +24,12 @@ HELD_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Said:
-    """What a worker answers when it is asked what is new."""
+    """What a worker says when it is asked what is new."""
 
     messages: tuple[Report | Ended, ...] = ()
     """All of one trial; none from a worker without work."""
-    at: int | None = None
-    """The trial that it trains now, or whose answer it waits for."""
+    trial: int | None = None
+    """The one that it trains now, or on which it waits for a decision."""
     ahead: int = 0
     """How many epochs beyond the messages it trains meanwhile."""
     held: Mapping[int, int] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class AheadWorker:
         self._messages: Generator[Report | Ended] | None = None
         """Of the present stretch; only the thread touches what is inside."""
         self._coming: Future[Report | Ended] | None = None
-        """Its next message; None while it waits for an answer."""
+        """Its next message; None while it waits for a decision."""
         self._queued: tuple[Stretch, Files | None] | None = None
         self._held: dict[int, tuple[int, Files]] = {}
 
@@ -86,8 +86,7 @@ class AheadWorker:
                 break
             self._coming = self._train()
             seconds += message.seconds
-            brings_files = message.checkpoint is not None or message.probabilities is not None
-            if brings_files or seconds + message.seconds > BATCH_S:
+            if message.brings_files or seconds + message.seconds > BATCH_S:
                 break
         is_ahead = self._stretch is stretch and self._coming is not None
         return Said(tuple(gathered), self._stretch.trial, int(is_ahead), self._epochs_held())
@@ -98,7 +97,7 @@ class AheadWorker:
         self._thread.shutdown(wait=False)
 
     def _may_end(self, report: Report, stretch: Stretch) -> bool:
-        """Whether the answer may be anything but to go on, as far as the report itself tells."""
+        """Whether the decision may be anything but to go on, as far as the report itself tells."""
         return (
             report.epoch in stretch.rungs
             or report.epoch >= self._training.folds[0].epochs
@@ -106,7 +105,7 @@ class AheadWorker:
         )
 
     def _pause(self, message: Report | Ended) -> None:
-        """Keep what it takes to go on, and turn to what is queued, or else wait for the answer."""
+        """Keep what it takes to go on, and turn to what is queued, or else wait for the decision."""
         self._coming = None
         if isinstance(message, Report) and message.checkpoint is not None:
             self._hold(message.trial, message.epoch, message.checkpoint)

@@ -23,7 +23,7 @@ from search.folder import RunFolder, default_runs, find_run
 from search.picture_grid import picture_grid
 from search.plan import make_plan
 from search.plan_page import plan_page
-from search.plan_samples import dry_draws
+from search.plan_samples import dry_draws, first_faults
 from search.predict import predict
 from search.progress import console, leaderboard, short, watched
 from search.results import Results, load_run
@@ -319,6 +319,8 @@ def _check(options: argparse.Namespace) -> int:
     print(f"draws: {feasible} of {CHECKED_DRAWS} are feasible")
     for reason, count in reasons.most_common():
         print(f"  {count} x {reason}")
+    for number, reason in first_faults(sweep, folds[0]):
+        print(f"first: search.first.{number} has no model: {reason}")
     if not feasible:
         raise SpaceError(Fault(("space",), f"none of {CHECKED_DRAWS} draws has a model; narrow it"))
     return DONE

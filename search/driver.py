@@ -84,8 +84,7 @@ def run_sweep(
     """
     folder = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
     runs = folder.path.parent
-    if folder.path.exists():
-        folder.create()  # refuses a name that is taken before anything is begun for it
+    folder.refuse_if_taken()  # before anything is begun for it
     structure = structure_of(sweep)  # before a folder is made for what has no trainer
     with ExitStack() as afterwards:
         train = _start(runner, sweep, afterwards)
@@ -148,8 +147,10 @@ def resume_run(
         versions = versions_of(LIBRARIES)
         _tell_of_other_versions(before.versions, versions)
         resumed = Resumed(changed=changed, versions=versions)
+        search.run.apply(resumed)  # from when on time counts again
+        if retry_failed and (why := search.over()):
+            raise RunError(f"{why}: nothing would be tried again; change that with --set budget.KEY=VALUE")
         log.append(resumed)
-        search.run.apply(resumed)
         if retry_failed:
             search.retry_failed()
         write_text(folder.sweep, sweep.to_yaml())
@@ -243,7 +244,8 @@ def training_of(sweep: Sweep, dataset: Dataset, splits: Splits, runs: Path, thre
 
 
 def structure_of(sweep: Sweep) -> Structure:
-    """What tells trials apart that no worker trains with what it built for the other."""
+    """A text for each configuration, equal for those that a worker trains with what it built once; None for
+    those that are built anew each time."""
     trainer = load_trainer(sweep.trainer)
     told = getattr(trainer, "structure", None)
     if told is None:

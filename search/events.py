@@ -311,9 +311,7 @@ class Run:
         """Epochs reported, over all trials."""
         self.wasted_epochs = 0
         """Epochs trained beyond the end of their trial, over all trials."""
-        self.num_finished = 0
         self.num_infeasible = 0
-        """Of those that are finished."""
         self.ended: SweepEnded | None = None
         """How the last driver left, or None if it is at work or was killed."""
         self._active_seconds = 0.0
@@ -374,13 +372,11 @@ class Run:
             case Finished():
                 trial = self.trials[event.trial]
                 trial.status, trial.reason, trial.updated = event.ending, event.reason, event.time
-                self.num_finished += 1
                 self.num_infeasible += event.ending == "infeasible"
                 self.wasted_epochs += event.wasted
             case Retried():
                 trial = self.trials[event.trial]
                 trial.status, trial.reason, trial.lost_workers = "running", "", 0
-                self.num_finished -= 1
             case Resumed():
                 self.sweep |= event.changed
                 self.versions = event.versions or self.versions

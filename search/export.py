@@ -212,10 +212,10 @@ def _train(
             return last
         weights.mkdir()
     # What is handed back steers patience and schedules, so it is what the trial was told then.
-    answers = _answers(results, trial.number)
+    scores = _scores(results, trial.number)
     while True:
         with closing(trainer.train(settings, fold, start)) as epochs:
-            reached = _train_up_to(last, epochs, start_epoch, answers, weights)
+            reached = _train_up_to(last, epochs, start_epoch, scores, weights)
         if reached == last:
             return last
         if not (refit and reached):
@@ -230,19 +230,19 @@ def _train_up_to(
     last: int,
     epochs: Generator[Epoch, float, None],
     start_epoch: int,
-    answers: Mapping[int, float],
+    scores: Mapping[int, float],
     weights: Path,
 ) -> int:
     """Save epoch ``last`` into ``weights``; returns the last epoch there was, and if lower none is saved."""
-    answer: float | None = None
+    score: float | None = None
     for number in range(start_epoch + 1, last + 1):
         try:
-            epoch = epochs.send(answer)  # type: ignore[arg-type]  # None starts a generator
+            epoch = epochs.send(score)  # type: ignore[arg-type]  # None starts a generator
         except StopIteration:
             return number - 1
-        answer = answers[number]
+        score = scores[number]
     with _writing(weights):
-        epoch.save(weights, answers[last])
+        epoch.save(weights, scores[last])
     return last
 
 
@@ -252,7 +252,7 @@ def _start(folder: RunFolder, trial: Trial) -> tuple[int, Path | None]:
     return (trial.best_checkpoint, start) if start.is_dir() else (0, None)
 
 
-def _answers(results: Results, trial: int) -> dict[int, float]:
+def _scores(results: Results, trial: int) -> dict[int, float]:
     """The objective after each epoch of a trial, turned so that larger is better."""
     sign = 1 if results.run.direction == "max" else -1
     return {

@@ -58,7 +58,14 @@ class RunFolder:
         """Make the folder. Raises RunError when the name is taken or cannot be made."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            taken = self._holds_something()
+        except OSError as error:
+            raise RunError(f"cannot make the run folder {self.path}: {error.strerror}") from None
+        self.refuse_if_taken()
+
+    def refuse_if_taken(self) -> None:
+        """Raises RunError where a run has the name already, or the folder holds something else."""
+        try:
+            taken = self.path.exists() and self._holds_something()
         except OSError as error:
             raise RunError(f"cannot make the run folder {self.path}: {error.strerror}") from None
         if taken:

@@ -95,20 +95,26 @@ class GaussianProcessSuggester:
 
     def finish(self, number: int, ending: Ending, value: float) -> None:
         self._in_flight.pop(number, None)
-        epoch, last = self._last.pop(number, (0, math.nan))
+        epoch, last = self._last.get(number, (0, math.nan))
+        if ending != "failed":  # which may be retried
+            self._last.pop(number, None)
         if ending in ("failed", "infeasible"):
             self._learn(number, self._epochs, math.nan)
         elif ending == "complete" and epoch < self._epochs:  # it ended by itself: more would change nothing
             self._learn(number, self._epochs, last)
 
     def retry(self, number: int) -> None:
-        self._values.pop((number, self._epochs), None)
+        if self._values.pop((number, self._epochs), None) is not None:
+            self._num_learned -= 1
         self._in_flight[number] = None
+
+    def take(self, number: int, params: dict[str, Value]) -> None:
+        self.restore(number, params)
 
     def _propose(self, number: int) -> dict[str, Value]:
         self._fit_if_due()
         chance = np.random.default_rng([self._seed, number])
-        if self._theta is None:
+        if self._theta is None or not self._values:
             return self._cube.params(chance.random(self._cube.dims))
         return self._most_promising(self._theta, chance)
 
@@ -137,7 +143,7 @@ class GaussianProcessSuggester:
         return [key for key in keys if key in kept]
 
     def _fit_if_due(self) -> None:
-        if self._num_learned >= self._next_fit:
+        if self._values and self._num_learned >= self._next_fit:
             self._next_fit = math.ceil(GROWTH * self._num_learned)
             x, y = self._data(self._thinned(list(self._values), FITTED))
             self._theta = fit(x, y, self._cube.groups, self._theta)

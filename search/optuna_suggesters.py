@@ -48,16 +48,12 @@ class _Storage(InMemoryStorage):
 
 class OptunaSuggester:
     """Stopped and paused trials are told as pruned with all their intermediate values; infeasible and failed
-    ones as pruned with none, which ranks them last.
+    ones as pruned with none, which ranks them last."""
 
-    The first ``num_given`` trials are none of its own: it is only asked for those after them.
-    """
-
-    def __init__(self, name: str, space: Space, seed: int, num_given: int = 0) -> None:
+    def __init__(self, name: str, space: Space, seed: int) -> None:
         self._name = name
         self._space = space
         self._seed = seed
-        self._num_given = num_given
         self._storage = _Storage()
         self._study = optuna.create_study(storage=self._storage, direction="maximize")
 
@@ -73,18 +69,21 @@ class OptunaSuggester:
         return self._space.fill(draw)
 
     def restore(self, number: int, params: dict[str, Value]) -> None:
-        if self._name == "tpe" or number <= self._num_given:  # TPE keeps nothing beside the trials
-            space = {name: param for name, param in self._space.params.items() if self._is_known(param)}
-            known = {name: value for name, value in params.items() if name in space}
-            distributions = {name: _distribution(space[name]) for name in known}
+        if self._name == "tpe":  # it keeps nothing beside the trials, so it need not be asked again
+            distributions = {name: _distribution(self._space.params[name]) for name in params}
             self._study.add_trial(
-                create_trial(state=TrialState.RUNNING, params=known, distributions=distributions)
+                create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
             )
         elif (again := self.suggest(number)) != params:
             raise RunError(
                 f"suggester {self._name!r} proposes {again} for trial {number}, but the run has {params}: "
                 f"it was started with another Optuna than {optuna.__version__}; install that one"
             )
+
+    def take(self, number: int, params: dict[str, Value]) -> None:
+        known = {name: value for name, value in params.items() if self._is_known(self._space.params[name])}
+        self._study.enqueue_trial(known)
+        self.suggest(number)  # what is in the queue comes out; NSGA-II breeds from trials of its own only
 
     def _is_known(self, param: Param) -> bool:
         """Whether the sampler is to choose its value: a Gaussian knows only numbers that are always there."""
@@ -106,7 +105,7 @@ class OptunaSuggester:
             self._storage.set_trial_state_values(self._id(number), TrialState.PRUNED)
 
     def retry(self, number: int) -> None:
-        pass  # as with a trial that was paused: what it reports from now on is taken
+        pass  # it stays pruned, as one that was paused: what it reports from now on counts
 
     def _id(self, number: int) -> int:
         study = self._storage.get_study_id_from_name(self._study.study_name)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from search.events import RunError
 from search.search import Ended, Report, Stretch, derived_seed, reported
+from search.suggesters import first_configurations
 from search.trial_loop import NO_REASON, Training, Worker, faults_of
 from spaces.params import Fault, SpaceError, Value
 from spaces.sweep import Sweep, trainer_name
@@ -94,6 +95,13 @@ class Sample:
 def dry_draws(sweep: Sweep, fold: Fold, num_draws: int) -> Iterator[str]:
     """Draw configurations and build their models: for each, why it has none, or an empty text if it has."""
     return (build.reason for build in _builds(sweep, fold, _sampled(sweep, num_draws)))
+
+
+def first_faults(sweep: Sweep, fold: Fold) -> Iterator[tuple[int, str]]:
+    """Those of the configurations to try first that have no model, counted from 0, and why."""
+    for number, build in enumerate(_builds(sweep, fold, first_configurations(sweep))):
+        if build.reason:
+            yield number, build.reason
 
 
 def built(sweep: Sweep, fold: Fold, num_draws: int) -> list[Build]:

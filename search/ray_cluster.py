@@ -34,7 +34,7 @@ def start(sweep: Sweep, afterwards: ExitStack) -> Runner:
     ``ray_runner.run`` does.
     """
     if ray.is_initialized():
-        return partial(_run, None)
+        return partial(_run, None)  # somebody else's
     # In a thread Ray leaves the handlers of signals as they are; its processes end with the thread.
     thread = afterwards.enter_context(ThreadPoolExecutor(1, "connect"))
     connecting = thread.submit(_connect, sweep)
@@ -43,15 +43,17 @@ def start(sweep: Sweep, afterwards: ExitStack) -> Runner:
     return partial(_run, connecting)
 
 
-def _connect(sweep: Sweep) -> None:
+def _connect(sweep: Sweep) -> bool:
+    """Returns whether the cluster may grow: one elsewhere may, this machine does not."""
     logging.getLogger("ray").setLevel(logging.ERROR)
-    if address := os.environ.get("RAY_ADDRESS"):  # a cluster elsewhere may grow; this machine does not
+    if address := os.environ.get("RAY_ADDRESS"):
         with _told_plainly(f"cannot use the Ray cluster at {address} (RAY_ADDRESS)"):
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        return
+        return True
     with _told_plainly("cannot start Ray on this machine"), _without_idlers():
         ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     _check_room(sweep.resources)
+    return False
 
 
 @contextmanager
@@ -82,12 +84,11 @@ def _without_idlers() -> Iterator[None]:
             setattr(node, name, method)
 
 
-def _run(connecting: Future[None] | None, search: Search, training: Training, folder: RunFolder) -> None:
+def _run(connecting: Future[bool] | None, search: Search, training: Training, folder: RunFolder) -> None:
     from search.ray_runner import run
 
-    if connecting:
-        connecting.result()
-    run(search, training, folder, stays=connecting is None)
+    may_grow = connecting.result() if connecting else True
+    run(search, training, folder, stays=connecting is None, may_grow=may_grow)
 
 
 def _check_room(resources: Resources) -> None:

@@ -36,7 +36,7 @@ TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # JSON, CSV and TensorBoard files of every trial
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours ends the run
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the log is the state
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # _Workers asks for no more than there is room for
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # how many wait for room is the pool's to say
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are in the log
     "RAY_AIR_NEW_OUTPUT": "0",  # it prints a box even when told to be silent
 }
@@ -47,8 +47,10 @@ NO_FORK = "PL_DISABLE_FORK"
 """Keeps PyTorch Lightning from forking a process that Ray is in: issue 28197 of ray-project/ray."""
 
 
-def run(search: Search, training: Training, folder: RunFolder, stays: bool = False) -> None:
+def run(search: Search, training: Training, folder: RunFolder, stays: bool, may_grow: bool) -> None:
     """See ``runner.Runner``; Ray is connected, and ``stays`` so afterwards if it is somebody else's.
+
+    ``may_grow`` says whether its cluster may.
 
     Raises RunFailed when workers cannot start, the log cannot be written, or the search is hopeless.
     """
@@ -60,14 +62,14 @@ def run(search: Search, training: Training, folder: RunFolder, stays: bool = Fal
         _short_collections(),
         tempfile.TemporaryDirectory(prefix="rungwise-tune-") as storage,
     ):
-        answers = _Answers(WorkerPool(search, folder, resources, ray.cluster_resources))
+        scheduler = _TuneScheduler(WorkerPool(search, folder, resources, ray.cluster_resources, may_grow))
         try:
             tune.run(
                 tune.with_parameters(_TuneWorker, training=training),
                 name="sweep",
                 num_samples=-1,
-                search_alg=_Workers(answers.pool),
-                scheduler=answers,
+                search_alg=_TuneSearcher(scheduler.pool),
+                scheduler=scheduler,
                 callbacks=[_Forget()],
                 resources_per_trial={"cpu": resources.cpu, "gpu": resources.gpu},
                 reuse_actors=True,
@@ -77,7 +79,7 @@ def run(search: Search, training: Training, folder: RunFolder, stays: bool = Fal
             )
         except BaseException as error:
             if stays:
-                answers.end_workers()
+                scheduler.end_workers()
             if isinstance(error, _Escape):
                 assert error.__cause__
                 raise error.__cause__ from None
@@ -140,7 +142,7 @@ def _escaping() -> Iterator[None]:
         raise _Escape from error
 
 
-class _Workers(Searcher):
+class _TuneSearcher(Searcher):
     """To Tune: whether to start another of its trials, which are our workers."""
 
     def __init__(self, pool: WorkerPool) -> None:
@@ -151,7 +153,7 @@ class _Workers(Searcher):
         with _escaping():
             if self._pool.is_over():
                 return Searcher.FINISHED
-            return {} if self._pool.wants_worker(trial_id) else None
+            return {} if self._pool.admit(trial_id) else None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -165,7 +167,7 @@ class _Workers(Searcher):
         raise NotImplementedError("a run is resumed from its log")
 
 
-class _Answers(FIFOScheduler):
+class _TuneScheduler(FIFOScheduler):
     """To Tune: what becomes of a worker after each thing it says."""
 
     def __init__(self, pool: WorkerPool) -> None:
@@ -184,7 +186,7 @@ class _Answers(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         with _escaping():
             _let_go_of_results(tune_controller, trial)
-            return self.pool.answer(trial.trial_id, trial.temporary_state.ray_actor, result["said"])
+            return self.pool.hear(trial.trial_id, trial.temporary_state.ray_actor, result["said"])
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
         with _escaping():
@@ -192,9 +194,9 @@ class _Answers(FIFOScheduler):
 
 
 def _let_go_of_results(tune_controller: Any, trial: TuneTrial) -> None:
-    """Tune keeps all that an actor ever answered, checkpoints and all, until its Tune trial ends.
+    """Tune keeps all that an actor ever returned, checkpoints and all, until its Tune trial ends.
 
-    That is as long as a worker of ours lives. No other answer is awaited while one is being taken.
+    That is as long as a worker of ours lives. No other result is awaited while one is being taken.
     """
     with suppress(AttributeError):  # of Tune's own names: without them memory grows, and the run goes on
         actor = tune_controller._tune_controller._trial_to_actor[trial]

@@ -18,27 +18,28 @@ goes on the stack, which is closed once the log knows how the run ended."""
 
 
 def accept(search: Search, folder: RunFolder, *messages: Report | Ended, ahead: int = 0) -> Decision:
-    """Keep what a trial's next messages brought along, then the messages themselves, and answer them.
+    """Keep what a trial's next messages brought along, then the messages themselves, and decide.
 
-    In this order, so that an event never promises a checkpoint that is not there. ``ahead`` is how many
-    epochs the worker trains beyond them before it knows the answer.
+    In this order, so that an event never promises a checkpoint that is not there. There is one message or
+    more, all of one trial; an ``Ended`` comes last, and only the last report brings files. ``ahead`` is how
+    many epochs the worker trains beyond them before it knows the decision.
     """
     reports = [message for message in messages if isinstance(message, Report)]
     decision: Decision = "continue"
-    if reports:
-        decision = _accept_reports(search, folder, reports, ahead)
+    if len(reports) > 1 and reports[-1].brings_files:
+        *earlier, last = reports
+        decision = _accept(search, folder, earlier, ahead + 1)  # that of ``last`` too was trained beyond them
+        reports = [last]  # whose files are kept only if it is still wanted
+    if reports and decision == "continue":
+        decision = _accept(search, folder, reports, ahead)
     if decision == "continue" and isinstance(messages[-1], Ended):
         search.finish(messages[-1])
         return "stop"
     return decision
 
 
-def _accept_reports(search: Search, folder: RunFolder, reports: Sequence[Report], ahead: int) -> Decision:
-    *earlier, last = reports
-    if earlier and (last.checkpoint is not None or last.probabilities is not None):
-        # Files belong to the last one, see AheadWorker.listen: they are kept only if it is still wanted.
-        decision = _accept_reports(search, folder, earlier, ahead + 1)
-        return decision if decision != "continue" else _accept_reports(search, folder, [last], ahead)
+def _accept(search: Search, folder: RunFolder, reports: Sequence[Report], ahead: int) -> Decision:
+    last = reports[-1]
     if last.checkpoint is not None:
         folder.write_checkpoint(last.trial, last.epoch, last.checkpoint)
     if last.probabilities is not None:

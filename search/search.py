@@ -56,7 +56,7 @@ class Stretch:
     best: float
     """The objective of the best of those, NaN if there is none."""
     rungs: tuple[int, ...]
-    """Epochs whose report is answered by comparison; any other one is told to go on, unless all is over."""
+    """Epochs whose report is compared with others'; after any other one it goes on, unless all is over."""
     may_pause: bool
     """Whether the trial may have to pause at a rung, which needs a checkpoint there."""
 
@@ -77,6 +77,10 @@ class Report:
     """The checkpoint's files by name, if this epoch has one."""
     probabilities: NDArray[np.float32] | None = None
     """Validation predictions, if this epoch is the trial's best so far."""
+
+    @property
+    def brings_files(self) -> bool:
+        return self.checkpoint is not None or self.probabilities is not None
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,12 @@ NOTHING = Memory()
 
 
 class Search:
-    """Decides; knows neither Ray nor files. ``append`` makes events durable before they take effect."""
+    """Decides; knows neither Ray nor files.
+
+    A rung decides, ``append`` makes the event that tells of it durable, and all else follows from the event:
+    nobody is told of what could be lost. Where ``append`` fails the search is over, its rungs being ahead of
+    the log.
+    """
 
     def __init__(
         self,
@@ -159,7 +168,8 @@ class Search:
                     search._suggester.restore(event.trial, event.params)
                 case Reported():
                     decision = search.asha.report(event.trial, event.epoch, search._signed(event.metrics))
-                    if (decision == "pause") != (event.decision == "pause"):
+                    # What its rung lets go on may stop all the same: all epochs, the target, the budget.
+                    if event.decision != decision and (decision, event.decision) != ("continue", "stop"):
                         raise _decided_otherwise(event)
                 case Promoted():
                     try:
@@ -199,13 +209,13 @@ class Search:
     def report(self, *reports: Report, ahead: int = 0) -> Decision:
         """Take the next epochs of a trial in flight; durable, as one piece, when this returns.
 
-        The answer is to the last of them that was taken: none is after one that ends the stretch. Those are
-        wasted, and so are the epochs that the worker trains ``ahead`` of its reports.
+        The decision is that on the last of them that was taken: none is after one that ends the stretch. The
+        others are wasted, and so are the epochs that the worker trains ``ahead`` of its reports.
         """
         events: list[Event] = []
         decision: Decision = "continue"
-        for left, report in zip(reversed(range(len(reports))), reports, strict=True):
-            decision, finished = self._judge(report, wasted=left + ahead)
+        for count, report in enumerate(reports, 1):
+            decision, finished = self._judge(report, wasted=len(reports) - count + ahead)
             events += [reported(report, self._clock(), decision), *finished]
             if decision != "continue":
                 break
@@ -259,11 +269,11 @@ class Search:
         return len(self._in_flight)
 
     @property
-    def num_open(self) -> int:
-        """How many trials are not over, those that are yet to be proposed among them."""
-        run = self.run
-        in_all = len(run.trials) if self._exhausted else self.sweep.search.trials + run.num_infeasible
-        return in_all - run.num_finished
+    def num_at_once(self) -> int:
+        """How many trials could be in training now: those that are, that wait for it, or are yet to begin."""
+        in_all = 0 if self._exhausted else self.sweep.search.trials + self.run.num_infeasible
+        num_new = max(0, in_all - len(self.run.trials))
+        return num_new + len(self._in_flight) + len(self._unfinished) + len(self.asha.all_promotable())
 
     def _promote(self, trial: int) -> Stretch:
         self.asha.promote(trial)
@@ -343,7 +353,7 @@ class Search:
             self._follow(event)
 
     def _follow(self, event: Event) -> None:
-        """Everything that an event changes, live and in a replay alike."""
+        """All that an event changes, live and in a replay alike, but the rungs: it is what they decided."""
         self.run.apply(event)
         match event:
             case TrialStarted() | Promoted():
@@ -378,7 +388,7 @@ class Search:
         same = sum(1 for _ in takewhile(lambda status: status == ended.ending, endings))
         if ended.ending == "failed" and same >= HOPELESS_FAILURES and not self.run.epochs:
             raise RunFailed(
-                f"the first {same} trials all failed; once that is mended: rungwise resume --retry-failed; "
+                f"the first {same} trials all failed (mend that, and resume the run with --retry-failed); "
                 f"the last one: {ended.reason}"
             )
         if (

@@ -24,7 +24,11 @@ class Suggester(Protocol):
         ...
 
     def restore(self, number: int, params: dict[str, Value]) -> None:
-        """Stand as if ``suggest(number)`` had just answered ``params``."""
+        """Stand as if ``suggest(number)`` had just returned ``params``."""
+        ...
+
+    def take(self, number: int, params: dict[str, Value]) -> None:
+        """Trial ``number`` has these params by somebody else's choice."""
         ...
 
     def report(self, number: int, epoch: int, value: float, seconds: float) -> None:
@@ -46,11 +50,16 @@ class Suggester(Protocol):
 
 def load_suggester(sweep: Sweep) -> Suggester:
     """The suggester that a sweep names, behind the configurations that it names too."""
-    suggester = _named(sweep)
+    suggester, first = _named(sweep), first_configurations(sweep)
+    return First(first, suggester) if first else suggester
+
+
+def first_configurations(sweep: Sweep) -> list[dict[str, Value]]:
+    """Those that are tried before the suggester is asked, completed by the trainer's defaults."""
     if not sweep.search.first:
-        return suggester
+        return []
     defaults = _defaults(sweep)
-    return First([sweep.space.completed(given, defaults) for given in sweep.search.first], suggester)
+    return [sweep.space.completed(given, defaults) for given in sweep.search.first]
 
 
 def _named(sweep: Sweep) -> Suggester:
@@ -70,7 +79,7 @@ def _named(sweep: Sweep) -> Suggester:
             return GaussianProcessSuggester(space, seed, sweep.epochs, _rungs(sweep))
     from search.optuna_suggesters import OptunaSuggester  # Optuna takes half a second to import
 
-    return OptunaSuggester(name, space, seed, len(sweep.search.first))
+    return OptunaSuggester(name, space, seed)
 
 
 def _rungs(sweep: Sweep) -> Collection[int]:
@@ -86,12 +95,12 @@ def _defaults(sweep: Sweep) -> dict[str, Any]:
 
 
 class First:
-    """Proposes ``configurations`` before it asks ``suggester``, who takes them for its own."""
+    """Proposes ``configurations`` before it asks ``suggester``, who is told of them."""
 
     def __init__(self, configurations: Sequence[dict[str, Value]], suggester: Suggester) -> None:
         self._configurations = configurations
         self._suggester = suggester
-        self.restore = suggester.restore
+        self.take = suggester.take
         self.report = suggester.report
         self.rest = suggester.rest
         self.finish = suggester.finish
@@ -101,14 +110,22 @@ class First:
         if number > len(self._configurations):
             return self._suggester.suggest(number)
         params = self._configurations[number - 1]
-        self.restore(number, params)
+        self.take(number, params)
         return params
+
+    def restore(self, number: int, params: dict[str, Value]) -> None:
+        if number > len(self._configurations):
+            self._suggester.restore(number, params)
+        else:
+            self.take(number, params)
 
 
 class _Deaf:
     """A suggester that learns nothing from what it is told."""
 
     def restore(self, number: int, params: dict[str, Value]) -> None: ...
+
+    def take(self, number: int, params: dict[str, Value]) -> None: ...
 
     def report(self, number: int, epoch: int, value: float, seconds: float) -> None: ...
 

@@ -112,7 +112,8 @@ class Worker:
         settings = trainer.Settings(**training.fixed, **stretch.params)
         sign = 1 if METRICS[training.objective] == "max" else -1
         best = stretch.best
-        answer: float | None = None
+        score: float | None = None
+        """What the trainer is handed back: the objective, turned so that larger is better."""
         with ExitStack() as stack:
             in_step = [
                 stack.enter_context(
@@ -123,7 +124,7 @@ class Worker:
             while True:
                 begun = time.perf_counter()
                 try:
-                    epochs = [fold.send(answer) for fold in in_step]  # type: ignore[arg-type]  # None starts it
+                    epochs = [fold.send(score) for fold in in_step]  # type: ignore[arg-type]  # None starts it
                 except StopIteration:  # the first fold that ends ends the trial
                     return
                 seconds = time.perf_counter() - begun
@@ -131,7 +132,7 @@ class Worker:
                 probabilities = [epoch.probabilities for epoch in epochs]
                 scores, by_fold = score_folds(training.y_valid, probabilities)
                 value, number = scores.values[training.objective], epochs[0].number
-                answer = sign * value
+                score = sign * value
                 if number <= stretch.reported:
                     continue
                 is_best = is_better(value, best, METRICS[training.objective])
@@ -145,7 +146,7 @@ class Worker:
                     confusion=tuple(map(tuple, scores.confusion.tolist())),
                     curves=_mean_curves(epochs),
                     seconds=seconds,
-                    checkpoint=self.saving.save(epochs, answer) if saves else None,
+                    checkpoint=self.saving.save(epochs, score) if saves else None,
                     probabilities=np.concatenate(probabilities) if is_best else None,
                 )
 

@@ -8,26 +8,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from search.ahead import HELD_TRIALS, Said
+from search.ahead import Said
 from search.events import RunFailed
 from search.folder import RunFolder
 from search.runner import accept
 from search.search import LOST_WORKERS, Memory, Report, Search, Stretch
 from spaces.sweep import Resources
+from trainers.contract import KEPT_STRUCTURES
 
-Answer = Literal["CONTINUE", "STOP"]
+Fate = Literal["CONTINUE", "STOP"]
 """As Ray Tune spells what becomes of a worker."""
 _LOG = logging.getLogger(__name__)
 
 LONG_EPOCH_S = 1.0
-"""Beside such an epoch the time until an answer comes is nothing."""
+"""Beside such an epoch the time until a decision comes is nothing."""
 SHORT_STRETCH_S = 0.05
-"""A stretch this short may be over before a report of its first epochs is answered."""
+"""A stretch this short may be over before there is a decision on its first epochs."""
 SILENCE_S = 60.0
 """After this long without a single worker the user is told what they wait for."""
-GROWTH = 8
-"""Workers that are asked for beyond what there is room for, at most, and no more than there is room for: so a
-cluster that grows by what is asked of it may double each time."""
+MOST_WAITING = 8
+"""For room, on a cluster that may grow: these are what it grows by."""
 IDLE_LIMIT_S = 30.0
 """After this long without work a worker gives its place back, as long as another idle one stays."""
 
@@ -37,13 +37,15 @@ class Place:
     """What the pool knows of one worker."""
 
     worker: Any
-    at: Stretch | None = None
+    stretch: Stretch | None = None
     """What it trains."""
     queued: Stretch | None = None
     """What it turns to when that may have ended."""
+    has_worked: bool = False
+    """Whether it was ever given anything to train."""
     held: Mapping[int, int] = field(default_factory=dict)
     """See ``Said``."""
-    structures: deque[str] = field(default_factory=lambda: deque(maxlen=HELD_TRIALS))
+    structures: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_STRUCTURES))
     """Of the trials that it trained lately."""
 
 
@@ -56,8 +58,10 @@ class WorkerPool:
         folder: RunFolder,
         resources: Resources,
         cluster: Callable[[], Mapping[str, float]],
+        may_grow: bool = True,
     ) -> None:
         """``cluster`` tells how many CPUs and GPUs, under these names, all nodes have together now."""
+        self._may_grow = may_grow
         self._cluster = cluster
         self._search = search
         self._folder = folder
@@ -77,12 +81,11 @@ class WorkerPool:
         self._slots = 0
         self._slots_read = -math.inf
 
-    def wants_worker(self, name: str) -> bool:
-        """Whether another worker would find work, if it found room: see ``GROWTH``."""
+    def admit(self, name: str) -> bool:
+        """Count one more worker as asked for, if it would find work."""
         self._tell_of_silence()
-        slots = self._num_slots()
-        most = min(slots + max(1, min(slots, GROWTH)), max(1, self._search.num_open))
-        if self._is_over or self._idle_since or len(self._workers) >= most or self._is_discouraged():
+        is_full = len(self._workers) >= max(1, min(self._most_workers(), self._search.num_at_once))
+        if self._is_over or self._idle_since or is_full or self._is_discouraged():
             return False
         self._workers.add(name)
         return True
@@ -90,20 +93,21 @@ class WorkerPool:
     def is_over(self) -> bool:
         return self._is_over
 
-    def answer(self, name: str, worker: Any, said: Said) -> Answer:
-        """Take what a worker says; it gets its answer, and its next stretch where this one is over."""
+    def hear(self, name: str, worker: Any, said: Said) -> Fate:
+        """Take what a worker says; it gets its next stretch where this one is over."""
         if name not in self._places:
             self._places[name], self._stillborn, self._silence = Place(worker), 0, None
         place = self._places[name]
         place.held = said.held
         if said.messages:
             self._take(place, said)
-        if not place.at:
+        if not place.stretch:
             self._give(place)
-        if not place.at:
-            return self._rest(name)
+        if not place.stretch:
+            self._is_over = not self._search.num_in_flight
+            return self._idle(name, place)
         self._idle_since.pop(name, None)
-        if self._is_time_to_queue(place, place.at):
+        if self._is_time_to_queue(place, place.stretch):
             self._give(place)
         return "CONTINUE"
 
@@ -116,8 +120,8 @@ class WorkerPool:
         self._stillborn = 0
         if place.queued:
             self._search.give_back(place.queued.trial)
-        if place.at:
-            self._search.lose(place.at.trial, reason)
+        if place.stretch:
+            self._search.lose(place.stretch.trial, reason)
 
     def forget(self, name: str) -> None:
         """The worker is gone, for whatever reason."""
@@ -161,20 +165,20 @@ class WorkerPool:
         )
 
     def _take(self, place: Place, said: Said) -> None:
-        """Keep and answer what is new of a worker's trial."""
-        assert place.at
+        """Keep what is new of a worker's trial, and let it go on or not."""
+        assert place.stretch
         last = said.messages[-1]
         if isinstance(last, Report):
             self._epoch_s = last.seconds
         goes_on = accept(self._search, self._folder, *said.messages, ahead=said.ahead) == "continue"
-        if said.at != place.at.trial:  # it turned to what was queued
+        if said.trial != place.stretch.trial:  # it turned to what was queued
             if goes_on:
-                self._search.give_back(place.at.trial)
-            place.at, place.queued = place.queued, None
+                self._search.give_back(place.stretch.trial)
+            place.stretch, place.queued = place.queued, None
         elif not goes_on:
             if place.queued:
                 self._search.give_back(place.queued.trial)
-            place.at = place.queued = None
+            place.stretch = place.queued = None
             place.worker.begin.remote(None, None)
 
     def _give(self, place: Place) -> None:
@@ -185,11 +189,11 @@ class WorkerPool:
         files = None
         if stretch.start and place.held.get(stretch.trial) != stretch.start:
             files = self._folder.read_checkpoint(stretch.trial, stretch.start)
-        if place.at:
+        if place.stretch:
             place.queued = stretch
             place.worker.queue.remote(stretch, files)
         else:
-            place.at = stretch
+            place.stretch, place.has_worked = stretch, True
             place.worker.begin.remote(stretch, files)
         if structure := self._search.structure(stretch.params):
             if structure in place.structures:
@@ -207,13 +211,16 @@ class WorkerPool:
         left = min([*rungs, self._search.sweep.epochs]) - epoch
         return left <= 1 or left * self._epoch_s <= SHORT_STRETCH_S
 
-    def _rest(self, name: str) -> Answer:
-        """Keep a worker without work while there may be some again; of those that idle for long keep one."""
-        self._is_over = not self._search.num_in_flight
-        idle_s = time.monotonic() - self._idle_since.setdefault(name, time.monotonic())
-        if self._is_over or (idle_s > IDLE_LIMIT_S and len(self._idle_since) > 1):
-            return "STOP"
-        return "CONTINUE"
+    def _idle(self, name: str, place: Place) -> Fate:
+        """Keep a worker without work while there may be some again; of those that idle for long, and of those
+        that came too late for any, keep one."""
+        now = time.monotonic()
+        idle_s = now - self._idle_since.setdefault(name, now)
+        is_spare = len(self._idle_since) > 1 and (idle_s > IDLE_LIMIT_S or not place.has_worked)
+        return "STOP" if self._is_over or is_spare else "CONTINUE"
+
+    def _most_workers(self) -> int:
+        return self._num_slots() + (MOST_WAITING if self._may_grow else 0)
 
     def _num_slots(self) -> int:
         """How many trials the cluster as it is now can train at once."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 
@@ -76,6 +76,10 @@ class Param(ABC):
     @abstractmethod
     def contains(self, value: object) -> bool: ...
 
+    def own(self, value: Any) -> Value:
+        """``value``, which it contains, of the type in which it would be drawn."""
+        return cast(Value, value)
+
     @abstractmethod
     def grid(self) -> tuple[Value, ...]:
         """Every value once, in order."""
@@ -118,6 +122,9 @@ class Float(Param):
 
     def contains(self, value: object) -> bool:
         return _is_number(value) and self.low <= value <= self.high
+
+    def own(self, value: Any) -> float:
+        return float(value)
 
     def grid(self) -> tuple[Value, ...]:
         raise SpaceError(Fault((), f"a grid needs a list or an int range, got a float range {self}"))
@@ -187,6 +194,9 @@ class Choice(Param):
         index = next(i for i, known in enumerate(self.values) if _same(known, value))
         return (index + 0.5) / self.size
 
+    def own(self, value: Any) -> Value:
+        return next(known for known in self.values if _same(known, value))
+
     def contains(self, value: object) -> bool:
         return among(value, self.values)
 
@@ -236,7 +246,7 @@ class Space:
 
         def value(name: str, param: Param) -> Value:
             known = (values[name] for values in (given, defaults) if name in values)
-            return next(filter(param.contains, known), param.from_unit(0.5))
+            return next((param.own(v) for v in known if param.contains(v)), param.from_unit(0.5))
 
         return self.fill(value)
 
@@ -245,7 +255,8 @@ class Space:
         for name, value in given.items():
             param = self.params.get(name)
             if param is None:
-                yield Fault((name,), f"unknown param{did_you_mean(name, self.params)}")
+                hint = did_you_mean(name, self.params) or "; add it there, or leave it out"
+                yield Fault((name,), f"is no param of the space{hint}")
             elif not param.contains(value):
                 yield Fault((name,), f"can never be {shown(value)}; allowed: {param}")
             elif not _exists(param, given):

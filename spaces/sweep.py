@@ -185,8 +185,9 @@ class Sweep(_Section):
     def _agrees(self) -> Self:
         if faults := tuple(_conflicts({**dict(self), "space": self.space.params})):
             raise SpaceError(*faults)
-        if self.search.suggester == "grid" and "trials" not in self.search.model_fields_set:
-            whole_grid = self.search.model_copy(update={"trials": self.space.size})
+        if self.search.suggester == "grid":
+            asked = {} if "trials" in self.search.model_fields_set else {"trials": self.space.size}
+            whole_grid = self.search.model_copy(update={"first": [], **asked})
             object.__setattr__(self, "search", whole_grid)
         if self.search.suggester == "gp" and "first" not in self.search.model_fields_set:
             object.__setattr__(self, "search", self.search.model_copy(update={"first": [{}]}))
@@ -283,8 +284,8 @@ def _read_sections(tree: Mapping[str, Any], check: Check | None = None) -> tuple
             sections[name] = _read_section(name, tree)
         except SpaceError as error:
             faults += error.faults
-    is_space_whole = not any(fault.where[:1] == ("space",) for fault in faults)
-    faults += _conflicts(sections, is_space_whole)
+    is_space_known = not any(fault.where[:1] in (("space",), ("fixed",)) for fault in faults)
+    faults += _conflicts(sections, is_space_known)
     return sections, [*faults, *(check(sections) if check else ())]
 
 
@@ -298,7 +299,7 @@ def _read_section(name: str, tree: Mapping[str, Any]) -> Any:
         raise SpaceError(*(fault for details in error.errors() for fault in _plain(details, given))) from None
 
 
-def _conflicts(sections: Mapping[str, Any], is_space_whole: bool = True) -> Iterator[Fault]:
+def _conflicts(sections: Mapping[str, Any], is_space_known: bool = True) -> Iterator[Fault]:
     """What is wrong between sections that are each valid by themselves."""
     search, asha, epochs = (sections.get(name) for name in ("search", "asha", "epochs"))
     fixed = sections.get("fixed", {})
@@ -315,10 +316,10 @@ def _conflicts(sections: Mapping[str, Any], is_space_whole: bool = True) -> Iter
         if (size := _grid_size(space)) > MOST_POINTS:
             message = f"grid would list {size:,} configurations or more, {MOST_POINTS:,} may be"
             yield Fault(("space",), f"{message}; leave some out")
-    if search and search.first and search.suggester == "grid":
-        message = "a grid is tried whole, in its own order; leave it out, or choose another suggester"
+    if search and any(search.first) and search.suggester == "grid":
+        message = "a grid is tried whole, in its own order; set it to [], or choose another suggester"
         yield Fault(("search", "first"), message)
-    elif search and is_space_whole:
+    elif search and is_space_known:
         never = {name: "never exists beside what is fixed" for name in sections.get("space", {})}
         elsewhere = never | {name: "is under fixed already" for name in fixed}
         for number, given in enumerate(search.first):

@@ -13,6 +13,10 @@ WEIGHTS = "weights"
 """The folder of an exported model that ``Trainer.load`` reads."""
 
 
+KEPT_STRUCTURES = 8
+"""Of so many structures that it trained last (see ``Trainer``) a worker may keep what it built."""
+
+
 class Infeasible(Exception):
     """This configuration has no model (a kernel larger than its map, say); the text is the reason."""
 

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainers.contract import KEPT_STRUCTURES
 from trainers.keras_draws import quick_draws
 from trainers.keras_epochs import compiled
 from trainers.keras_models import ready_to_train
 from trainers.keras_widths import Widths
 
-KEPT = 8
-"""Idle programs that a process keeps, the latest ones; fewer where they have more than ``KEPT_WEIGHTS``."""
 KEPT_WEIGHTS = 20_000_000
+"""Of the idle programs that a process keeps, ``KEPT_STRUCTURES`` at most, all together."""
 RESIDENT_BYTES = 1 << 30
 """Rows that take less stay where the backend calculates; of more, a piece at a time goes there."""
 PIECE_BYTES = 1 << 26
@@ -62,7 +62,7 @@ def borrowed(key: str | None, make: Callable[[], "Program"]) -> Iterator["Progra
     finally:
         if key is not None and program.is_drawn:
             _idle.append((key, program))
-            while len(_idle) > KEPT or sum(p.num_weights for _, p in _idle[:-1]) > KEPT_WEIGHTS:
+            while len(_idle) > KEPT_STRUCTURES or sum(p.num_weights for _, p in _idle[:-1]) > KEPT_WEIGHTS:
                 del _idle[0]
 
 

@@ -163,6 +163,7 @@ class KerasTrainer:
                 curves = _train_epoch(own, settings, fold, number)
                 probabilities = own.predict(fold.x, fold.valid)
                 save = partial(save_state, own.model, own.training_state, about, scores)
+                # A new list: ``save`` holds the one before this epoch, and is given its score.
                 scores = [*scores, (yield Epoch(number, probabilities, curves, save))]
 
     def load(self, folder: Path) -> "KerasPredictor":

@@ -105,7 +105,7 @@ def test_next_epoch_is_trained_while_a_report_waits_to_be_answered_and_none_afte
     trainee.begin(stretch(), None)
     gate.set()
     first = trainee.listen()
-    assert first.at == 1 and first.ahead == 1
+    assert first.trial == 1 and first.ahead == 1
     trainee.close()
     trainee._thread.shutdown()
     assert Gated.trained == list(range(1, epochs_of(first)[-1] + 2)), "one epoch was trained in vain"
@@ -116,7 +116,7 @@ def test_nothing_is_trained_beyond_a_rung_before_its_answer(gate: threading.Even
     trainee.begin(stretch(rungs=(2,)), None)
     while epochs_of(said := trainee.listen())[-1] < 2:
         pass
-    assert (said.at, said.ahead) == (1, 0)
+    assert (said.trial, said.ahead) == (1, 0)
     trainee.close()
     trainee._thread.shutdown()
     assert Gated.trained == [1, 2]
@@ -128,7 +128,7 @@ def test_worker_turns_to_what_is_queued_where_its_stretch_may_end() -> None:
     trainee.queue(other(2), None)
     while epochs_of(said := trainee.listen())[-1] < 2:
         pass
-    assert said.at == 2, "the answer is not waited for"
+    assert said.trial == 2, "the answer is not waited for"
     assert {message.trial for message in trainee.listen().messages} == {2}
 
 

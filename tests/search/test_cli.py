@@ -258,6 +258,9 @@ def test_check_draws_the_space_through_the_trainer(
     shown = capsys.readouterr().out
     assert "rows: 96 to train, 24 to validate, 30 to test" in shown
     assert "x mishap: this configuration has no model" in shown
+    assert main(["check", str(file), "--set", "search.first=[{}, {mishap: infeasible}]"]) == 0
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("first:")]
+    assert told == "first: search.first.1 has no model: mishap: this configuration has no model"
 
 
 def test_check_refuses_a_space_without_a_single_model(bad: Callable[..., list[str]], tmp_path: Path) -> None:

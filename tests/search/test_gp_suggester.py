@@ -259,19 +259,36 @@ def test_proposals_stay_away_from_what_ended_badly(bad: str) -> None:
     assert max(rate for rate in rates if rate <= 0.5) > 0.45
 
 
-def test_trial_that_is_retried_is_no_bad_one_any_more() -> None:
-    space = Space({"rate": Float(0.0, 1.0)})
-    suggester = GaussianProcessSuggester(space, 0, epochs=1)
+def failing(num: int, epochs: int) -> tuple[GaussianProcessSuggester, list[float]]:
+    """A suggester whose first ``num`` trials all failed, in their last epoch, and what they are worth."""
+    suggester = GaussianProcessSuggester(Space({"rate": Float(0.0, 1.0)}), 0, epochs)
     values = []
-    for number in range(1, 13):
+    for number in range(1, num + 1):
         values.append(-abs(float(suggester.suggest(number)["rate"]) - 0.83))
+        if epochs > 1:
+            suggester.report(number, 1, values[-1], seconds=1.0)
         suggester.finish(number, "failed", math.nan)
-    for number, value in enumerate(values, 1):
+    return suggester, values
+
+
+def test_trials_that_are_retried_are_no_bad_ones_any_more() -> None:
+    suggester, values = failing(12, epochs=1)
+    for number in range(1, 13):
         suggester.retry(number)
+    assert 0 <= float(suggester.suggest(13)["rate"]) <= 1, "nothing is known any more"
+    for number, value in enumerate(values, 1):
         suggester.report(number, 1, value, seconds=1.0)
         suggester.finish(number, "complete", value)
     assert sorted(suggester._values.values()) == sorted(values)
-    assert abs(float(suggester.suggest(13)["rate"]) - 0.83) < 0.1
+    assert abs(float(suggester.suggest(14)["rate"]) - 0.83) < 0.1
+
+
+def test_retried_trial_that_had_reported_all_it_has_is_worth_that() -> None:
+    suggester, values = failing(3, epochs=2)
+    suggester.retry(2)
+    suggester.finish(2, "complete", values[1])
+    learned = [suggester._values[number, 2] for number in (1, 2, 3)]
+    np.testing.assert_array_equal(learned, [math.nan, values[1], math.nan])
 
 
 def test_trial_that_ends_by_itself_before_the_last_epoch_is_learned_from() -> None:

@@ -218,6 +218,13 @@ def test_failed_trials_go_on_where_they_failed_once_that_is_mended(
     ]
 
 
+def test_nothing_is_retried_where_nothing_more_would_be_trained(run: Path) -> None:
+    before = (run / "events.jsonl").read_bytes()
+    refused = rungwise("resume", run, "--retry-failed", "--set", "budget.target=0.1", "--runner", "local")
+    assert refused.returncode == 2 and "reached the target of 0.1: nothing would be tried" in refused.stderr
+    assert (run / "events.jsonl").read_bytes() == before
+
+
 class Threads(Softmax):
     """Has no model, and says with how many threads it would calculate."""
 

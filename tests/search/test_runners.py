@@ -152,7 +152,7 @@ def test_trial_that_kills_its_worker_three_times_fails_and_the_others_go_on(tmp_
 
 
 @pytest.mark.ray
-def test_answers_of_a_worker_are_let_go_of_while_it_lives(
+def test_what_a_worker_said_is_let_go_of_while_it_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ray._private.worker import global_worker  # not before ray_cluster has set Ray's environment
@@ -162,10 +162,10 @@ def test_answers_of_a_worker_are_let_go_of_while_it_lives(
     def counted(*given: Any) -> str:
         core = global_worker.core_worker  # type: ignore[attr-defined]  # there once Ray is connected
         kept.append(len(core.get_all_reference_counts()))
-        return answer(*given)
+        return hear(*given)
 
-    answer = WorkerPool.answer
-    monkeypatch.setattr(WorkerPool, "answer", counted)
+    hear = WorkerPool.hear
+    monkeypatch.setattr(WorkerPool, "hear", counted)
     sweep = make_sweep(resources={"cpu": os.cpu_count()}, asha="off", fixed={"epoch_s": 0.03})
     run(sweep, tmp_path / "run", "ray")
     assert len(kept) > 30 and max(kept) < 10, "each would stay until its worker ends, checkpoint and all"
@@ -266,41 +266,58 @@ def pool_of(
 def test_stretch_is_queued_one_epoch_before_it_is_needed_and_outlives_its_worker(tmp_path: Path) -> None:
     pool, search = pool_of(tmp_path)
     first, second, third = Told(), Told(), Told()
-    pool.answer("first", first, Said())
-    pool.answer("first", first, Said((report(1, 1),), at=1, ahead=1))
+    pool.hear("first", first, Said())
+    pool.hear("first", first, Said((report(1, 1),), trial=1, ahead=1))
     assert first.trials == [1]
-    pool.answer("first", first, Said((report(1, 2),), at=1, ahead=1))
+    pool.hear("first", first, Said((report(1, 2),), trial=1, ahead=1))
     assert first.trials == [1, 2]
     pool.lose("first", "killed")
-    pool.answer("second", second, Said())
-    pool.answer("third", third, Said())
+    pool.hear("second", second, Said())
+    pool.hear("third", third, Said())
     assert (second.trials[0], third.trials[0]) == (2, 1)
     assert [search.run.trials[number].lost_workers for number in (1, 2)] == [1, 0]
 
 
-def test_workers_are_asked_for_so_that_a_cluster_may_double_and_no_more_than_there_are_trials(
+def test_workers_are_asked_for_that_a_cluster_may_grow_by_and_no_more_than_there_are_trials(
     tmp_path: Path,
 ) -> None:
     def num_asked_for(cpus: float, trials: int) -> int:
         pool, _ = pool_of(tmp_path, {"CPU": cpus}, trials)
-        return sum(pool.wants_worker(f"{number}") for number in range(200))
+        return sum(pool.admit(f"{number}") for number in range(200))
 
-    assert [num_asked_for(cpus, 100) for cpus in (0, 1, 2, 8, 64, 150)] == [1, 2, 4, 16, 72, 100]
+    assert [num_asked_for(cpus, 100) for cpus in (0, 2, 64, 150)] == [8, 10, 72, 100]
     assert num_asked_for(64, 3) == 3
 
 
 def test_as_many_workers_stay_as_trials_are_left(tmp_path: Path) -> None:
-    pool, search = pool_of(tmp_path, {"CPU": 8.0}, trials=3)
-    assert all(pool.wants_worker(name) for name in "abc")
+    pool, _ = pool_of(tmp_path, {"CPU": 8.0}, trials=3)
+    assert all(pool.admit(name) for name in "abc")
     for name in "ab":
-        pool.answer(name, Told(), Said())
-    pool.answer("a", Told(), Said((Ended(1, "complete"),), at=1))
-    pool.answer("b", Told(), Said((Ended(2, "infeasible", "no model"),), at=2))
-    assert search.num_open == 2, "one waits to be drawn anew"
+        pool.hear(name, Told(), Said())
+    pool.hear("a", Told(), Said((Ended(1, "complete"),), trial=1))
+    pool.hear("b", Told(), Said((Ended(2, "infeasible", "no model"),), trial=2))
     pool.forget("a")
-    assert not pool.wants_worker("d"), "b and c are enough"
+    assert not pool.admit("d"), "b and c are enough for two trials"
     pool.forget("b")
-    assert pool.wants_worker("d")
+    assert pool.admit("d")
+
+
+def test_worker_that_comes_too_late_for_any_work_leaves_at_once_unless_it_is_the_only_idle_one(
+    tmp_path: Path,
+) -> None:
+    pool, _ = pool_of(tmp_path, {"CPU": 1.0}, trials=1)
+    assert [pool.hear(name, Told(), Said()) for name in ("first", "second", "third")] == [
+        "CONTINUE",
+        "CONTINUE",
+        "STOP",
+    ]
+
+
+def test_cluster_that_cannot_grow_is_asked_for_what_fits(tmp_path: Path) -> None:
+    search, _ = start(make_sweep())
+    cluster = {"CPU": 2.0}
+    pool = WorkerPool(search, RunFolder(tmp_path), search.sweep.resources, lambda: cluster, may_grow=False)
+    assert [pool.admit(name) for name in "abc"] == [True, True, False]
 
 
 def test_workers_that_cannot_start_are_done_without_where_others_train(
@@ -308,24 +325,24 @@ def test_workers_that_cannot_start_are_done_without_where_others_train(
 ) -> None:
     pool, _ = pool_of(tmp_path, {"CPU": 8.0})
     names = ["good", "a", "b", "c", "slow"]
-    assert all(pool.wants_worker(name) for name in names)
+    assert all(pool.admit(name) for name in names)
     for name in "abc":  # before any other spoke
         pool.lose(name, "made_up is not installed")
         pool.forget(name)
     told = "3 workers in a row died while starting: made_up is not installed; the run goes on"
     assert [record.message.startswith(told) for record in caplog.records] == [True]
-    assert not pool.wants_worker("d")
-    pool.answer("good", Told(), Said())
-    assert pool.wants_worker("e"), "now that one spoke"
+    assert not pool.admit("d")
+    pool.hear("good", Told(), Said())
+    assert pool.admit("e"), "now that one spoke"
     for name in ("e", "slow"):
         pool.lose(name, "made_up is not installed")
         pool.forget(name)
-    assert pool.wants_worker("f") and not pool.wants_worker("g"), "a third attempt, and no fourth"
+    assert pool.admit("f") and not pool.admit("g"), "a third attempt, and no fourth"
     pool.lose("f", "made_up is not installed")
     pool.forget("f")
-    assert not pool.wants_worker("h")
+    assert not pool.admit("h")
     pool.forget("good")
-    assert pool.wants_worker("one in its place")
+    assert pool.admit("one in its place")
     pool.lose("one in its place", "made_up is not installed")
 
 
@@ -333,11 +350,11 @@ def test_run_fails_when_the_last_of_those_that_start_has_died(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool, _ = pool_of(tmp_path, {"CPU": 8.0}, trials=3)
-    assert [pool.wants_worker(name) for name in "abcd"] == [True, True, True, False]
+    assert [pool.admit(name) for name in "abcd"] == [True, True, True, False]
     for name in "ab":
         pool.lose(name, "made_up is not installed")
         pool.forget(name)
-        assert not pool.wants_worker("d")
+        assert not pool.admit("d")
     with pytest.raises(RunFailed, match="3 workers in a row died while starting: made_up"):
         pool.lose("c", "made_up is not installed")
 
@@ -348,7 +365,7 @@ def test_user_who_waits_for_a_cluster_is_told_what_for_once(
     monkeypatch.setattr(workers, "SILENCE_S", 0.0)
     pool, _ = pool_of(tmp_path, {"CPU": 4.0})
     for name in "ab":
-        pool.wants_worker(name)
+        pool.admit(name)
     (record,) = caplog.records
     assert "each trial asks for 1 CPUs and 0 GPUs, and the cluster has 4 and 0" in record.message
 
@@ -410,14 +427,14 @@ def test_cluster_that_does_not_answer_fails_the_run_in_a_line(
 def test_trial_that_goes_on_at_a_rung_its_worker_left_goes_on_there_without_its_files(tmp_path: Path) -> None:
     pool, search = pool_of(tmp_path)
     worker = Told()
-    pool.answer("it", worker, Said())
+    pool.hear("it", worker, Said())
     for trial, value in ((1, 0.1), (2, 0.2), (3, 0.3)):
         for epoch in (1, 2):
-            pool.answer("it", worker, Said((report(trial, epoch),), at=trial, ahead=1))
+            pool.hear("it", worker, Said((report(trial, epoch),), trial=trial, ahead=1))
         rung = report(trial, 3, value, checkpoint={"fold-1/weights": b"w"})
-        pool.answer("it", worker, Said((rung,), at=trial + 1, held={trial: 3}))
+        pool.hear("it", worker, Said((rung,), trial=trial + 1, held={trial: 3}))
     assert search.run.trials[3].status == "running", "the best of three goes on"
     for epoch in (1, 2):
-        pool.answer("it", worker, Said((report(4, epoch),), at=4, ahead=1, held={3: 3}))
+        pool.hear("it", worker, Said((report(4, epoch),), trial=4, ahead=1, held={3: 3}))
     assert worker.trials == [1, 2, 3, 4, 3]
     assert worker.given[-1][0].start == 3 and worker.given[-1][1] is None

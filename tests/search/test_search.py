@@ -182,9 +182,8 @@ def test_failed_trial_that_is_retried_goes_on_and_the_log_alone_says_so(suggeste
         assert (stretch := search.next_trial())
         search.report(Report(stretch.trial, 1, {"macro_f1": 0.5}, checkpoint={}))
     search.finish(Ended(1, "failed", "no such op"))
-    assert search.num_open == 19
     search.retry_failed()
-    assert search.run.trials[1].status == "running" and search.num_open == 20
+    assert search.run.trials[1].status == "running"
     assert (again := search.next_trial())
     assert (again.trial, again.start, again.reported) == (1, 1, 1)
     for trial in (1, 2):
@@ -295,6 +294,47 @@ def test_named_configurations_come_first_and_take_defaults_for_what_they_leave_o
     assert len(tried) == 8 and all(make_sweep().space.contains(params) for params in tried)
 
 
+@pytest.mark.parametrize("suggester", ["gp", "tpe", "cmaes"])  # Optuna's NSGA-II knows those of its own only
+def test_suggester_learns_from_named_configurations(suggester: str) -> None:
+    """The same ones are worth other values: what follows differs, also from what a replay would propose."""
+
+    def proposed(worst: str) -> list[dict[str, object]]:
+        sections = {"asha": "off", "epochs": 1, "space": {"learning_rate": {"float": [0.0, 1.0]}}}
+        first = [{"learning_rate": number / 25} for number in range(1, 25)]
+        search, log = start(
+            make_sweep(search={"suggester": suggester, "trials": 60, "first": first}, **sections)
+        )
+        while len(log) < 1 + 3 * 40:
+            assert (stretch := search.next_trial())
+            value = float(stretch.params["learning_rate"])
+            search.report(Report(stretch.trial, 1, {"macro_f1": value if worst == "low" else 1 - value}))
+        again = Search.replay(search.sweep, log, log.append)
+        assert again._suggester.suggest(41) == search._suggester.suggest(41)
+        return [dict(trial.params) for trial in search.run.trials.values()]
+
+    high, low = proposed("low"), proposed("high")
+    assert high[:24] == low[:24]
+    later_high, later_low = (
+        sum(float(str(params["learning_rate"])) for params in tried[24:]) for tried in (high, low)
+    )
+    assert later_high > later_low + 1
+
+
+def test_trials_that_can_be_trained_at_once_are_those_begun_to_begin_and_to_go_on() -> None:
+    search, log = start(make_sweep(search={"suggester": "random", "trials": 4, "seed": 0}))
+    assert search.num_at_once == 4
+    stretches = [search.next_trial() for _ in range(4)]
+    assert search.num_at_once == 4
+    for stretch in stretches[:3]:
+        assert stretch
+        search.report(Report(stretch.trial, 1, {"macro_f1": 1 - stretch.trial / 10}))
+    assert search.num_at_once == 2, "one is in its first stretch, the best of three may go on"
+    search.finish(Ended(4, "infeasible", "no model"))
+    assert search.num_at_once == 2, "another is drawn for it"
+    fewer = search.sweep.model_copy(update={"search": search.sweep.search.model_copy(update={"trials": 2})})
+    assert Search.replay(fewer, log, log.append).num_at_once == 1
+
+
 def test_gp_begins_with_the_defaults_where_nothing_is_named() -> None:
     defaults = {"learning_rate": 0.1, "batch_size": 16}
     assert params_tried(suggester="gp")[0] == defaults
@@ -382,3 +422,16 @@ def test_log_that_another_version_decided_is_refused_not_followed(decision: Any)
     with pytest.raises(RunError, match="not what this version decides"):
         Search.replay(sweep, wrong, lambda *events: None)
     assert Search.replay(sweep, log, lambda *events: None).run.epochs == search.run.epochs
+
+
+def test_stop_that_another_version_let_go_on_is_refused_too() -> None:
+    sweep = make_sweep(asha={"grace": 1, "reduction": 3, "rule": "stop"})
+    search, log = start(sweep)
+    for value, decision in ((0.4, "continue"), (0.1, "stop")):
+        assert (stretch := search.next_trial())
+        assert search.report(Report(stretch.trial, 1, {"macro_f1": value})) == decision
+    *before, stop, finished = log
+    assert isinstance(stop, Reported) and isinstance(finished, Finished)
+    wrong = [*before, stop.model_copy(update={"decision": "continue"})]
+    with pytest.raises(RunError, match="not what this version decides"):
+        Search.replay(sweep, wrong, lambda *events: None)

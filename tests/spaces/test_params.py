@@ -329,3 +329,10 @@ def test_completed_is_what_is_given_then_the_defaults_then_the_middle() -> None:
     assert space.completed(given, {}) == {**given, "units": 15, "momentum": 0.45}
     assert space.completed({}, {})["rate"] == pytest.approx(0.1)
     assert not [*space.faults_of(given)]
+
+
+def test_completed_has_values_of_the_type_in_which_they_would_be_drawn() -> None:
+    space = Space({"rate": Float(0.0, 2.0), "units": Choice((16, 32))})
+    completed = space.completed({"rate": 1, "units": 16.0}, {})
+    assert completed == {"rate": 1.0, "units": 16}
+    assert [type(value) for value in completed.values()] == [float, int]

@@ -403,7 +403,7 @@ objective: macro_f1
 epochs: 9
 search:
   first:
-  - {filters: 24, kernel: 3, activation: relu}
+  - {filters: 24, kernel: 3, units: 9, activation: relu}
   - {momentum: 0.9}
   - {optimizer: sgd, momentum: 0.9}
   - {dropout: 0.5}
@@ -418,7 +418,8 @@ fixed: {activation: relu}
     assert faults(text) == [
         "a.yaml:6: search.first.0.activation: is under fixed already; leave it out",
         "a.yaml:6: search.first.0.filters: can never be 24; allowed: 16, 32",
-        "a.yaml:6: search.first.0.kernel: unknown param; did you mean 'kernel_size'?",
+        "a.yaml:6: search.first.0.kernel: is no param of the space; did you mean 'kernel_size'?",
+        "a.yaml:6: search.first.0.units: is no param of the space; add it there, or leave it out",
         "a.yaml:6: search.first.1.momentum: exists only where optimizer is 'sgd'; say so beside it",
         "a.yaml:6: search.first.3.dropout: never exists beside what is fixed; leave it out",
     ]
@@ -430,14 +431,19 @@ fixed: {activation: relu}
         "a.yaml:7: search.first.0.filters: must be a finite number, a text, true or false, got [16]"
     ]
     assert faults(RIGHT + "search: {suggester: grid, first: [{filters: 16}]}\n") == [
-        "a.yaml:7: search.first: a grid is tried whole, in its own order; leave it out, or choose another"
+        "a.yaml:7: search.first: a grid is tried whole, in its own order; set it to [], or choose another"
         " suggester"
     ]
+    assert Sweep.from_dict(_RIGHT | {"search": {"suggester": "grid", "first": [{}]}}).search.first == []
 
 
 def test_broken_param_is_told_once_though_a_configuration_names_it(faults: Lines) -> None:
     text = RIGHT.replace("[16, 32]", "{int: [32, 16]}") + "search: {first: [{filters: 16}]}\n"
     assert faults(text) == ["a.yaml:6: space.filters.int: low must be below high, got low=32, high=16"]
+    space = "  dropout: {float: [0.1, 0.5], when: {activation: relu}}\nfixed: {activation: [relu]}\n"
+    assert faults(RIGHT + space + "search: {first: [{activation: relu}]}\n") == [
+        "a.yaml:8: fixed.activation: must be a finite number, a text, true or false, got ['relu']"
+    ]
 
 
 def test_trainer_of_another_name_leaves_nothing_of_the_parents(tmp_path: Path) -> None:

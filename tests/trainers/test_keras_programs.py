@@ -175,7 +175,7 @@ def test_folds_in_step_have_a_program_each_and_leave_them_to_the_next_trial(fold
 
 def test_few_programs_are_kept_and_fewer_large_ones(fold: Fold, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = KerasTrainer("cnn")
-    monkeypatch.setattr(keras_programs, "KEPT", 2)
+    monkeypatch.setattr(keras_programs, "KEPT_STRUCTURES", 2)
     for kernel_size in (1, 2, 3):
         trained(trainer, fold, conv_layers=1, kernel_size=kernel_size, filters=2, dense_units=0)
     assert len(keras_programs._idle) == 2

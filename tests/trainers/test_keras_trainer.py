@@ -294,7 +294,7 @@ def test_a_warm_worker_keeps_few_models_of_past_trials(
         gc.collect()
         return sum(type(thing).__name__ == "FuncGraph" for thing in gc.get_objects())
 
-    monkeypatch.setattr(keras_programs, "KEPT", 1)
+    monkeypatch.setattr(keras_programs, "KEPT_STRUCTURES", 1)
     counted = []
     for filters in (2, 3, 4):
         made = trainer.Settings(**{**SMALL, "filters": filters, "dropout": 0.1, **settings})
