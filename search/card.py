@@ -40,11 +40,13 @@ def _trained(about: ExportedModel) -> str:
     epochs, rows = f"{about.epoch} epoch{'s' if about.epoch > 1 else ''}", sum(about.trained_on)
     if not about.refit:
         return f"for {epochs} (the trial's best) on {rows} rows"
-    ended = f"; it ended there by itself, the trial's best epoch in the search was {about.best_epoch}"
-    return (
-        f"once more after the search, for {epochs} on all {rows} rows but the test rows"
-        f"{ended if about.epoch < about.best_epoch else ''}"
-    )
+    best = f"the trial's best epoch in the search was {about.best_epoch}"
+    why = ""
+    if about.epoch < about.best_epoch:
+        why = f"; it ended there by itself, {best}"
+    elif about.epoch > about.best_epoch:
+        why = f"; {best}, and later ones were as good to within a standard error"
+    return f"once more after the search, for {epochs} on all {rows} rows but the test rows{why}"
 
 
 def _data(about: ExportedModel) -> Iterator[str]:

@@ -130,7 +130,9 @@ def _parser() -> argparse.ArgumentParser:
         help="besides what `rungwise predict` reads; more than once for several (default for Keras: keras)",
     )
     export.add_argument(
-        "--refit", action="store_true", help="train once more on training and validation rows together"
+        "--refit",
+        action="store_true",
+        help="train once more, on training and validation rows together (as after folds)",
     )
     _add_runs(export)
 

@@ -36,7 +36,7 @@ from trainers.dataset_options import found
 from trainers.datasets import Dataset
 from trainers.folds import Split, Splits, fingerprint, make_folds
 from trainers.keras_formats import FORMATS as KERAS_FORMATS
-from trainers.metrics import score
+from trainers.metrics import SHARES, score, standard_error
 
 FORMATS = tuple(KERAS_FORMATS)
 """What ``rungwise export --format`` may name; which of them a trainer can write, it says itself."""
@@ -202,9 +202,9 @@ def _train(
     refit: bool,
     weights: Path,
 ) -> int:
-    """Put the state after the trial's best epoch into the new folder ``weights``; returns the epoch, which is
-    an earlier one where a refit ends by itself."""
-    last = trial.best_epoch
+    """Put the state after the trial's best epoch, or after those of ``_epochs_to_refit``, into the new folder
+    ``weights``; returns the epoch, which is an earlier one where a refit ends by itself."""
+    last = _epochs_to_refit(results, trial) if refit else trial.best_epoch
     start_epoch, start = (0, None) if refit else _start(results.folder, trial)
     with _writing(weights):
         if start and start_epoch == last:
@@ -220,7 +220,8 @@ def _train(
             return last
         if not (refit and reached):
             raise RunError(
-                f"trial {trial.number} ended by itself after epoch {reached}, but its best epoch was {last}; "
+                f"trial {trial.number} ended by itself after epoch {reached}, but its best epoch was "
+                f"{trial.best_epoch}; "
                 f"{'export another trial' if refit else 'train it anew with --refit'}"
             )
         last = reached  # its state was gone when the next epoch was asked for, so it is trained once more
@@ -250,6 +251,19 @@ def _start(folder: RunFolder, trial: Trial) -> tuple[int, Path | None]:
     """The checkpoint to go on from, and its epoch; if it was thrown away, training begins anew."""
     start = fold_folder(folder.checkpoint(trial.number, trial.best_checkpoint), 1)
     return (trial.best_checkpoint, start) if start.is_dir() else (0, None)
+
+
+def _epochs_to_refit(results: Results, trial: Trial) -> int:
+    """Until the last epoch that was as good as the best one, to within its standard error.
+
+    On a plateau the best epoch is only the luckiest, and often an early one: training on gave better models
+    (docs/performance.md). Where the objective has no such error it is the best epoch.
+    """
+    if results.objective not in SHARES:
+        return trial.best_epoch
+    rows = sum(map(sum, trial.confusion)) // results.run.sweep["validation"]["repeat"]
+    least = trial.best_value - standard_error(trial.best_value, rows)
+    return max(epoch for epoch, score in _scores(results, trial.number).items() if score >= least)
 
 
 def _scores(results: Results, trial: int) -> dict[int, float]:

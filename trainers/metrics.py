@@ -24,6 +24,8 @@ METRICS: dict[str, Literal["max", "min"]] = {
     "log_loss": "min",
 }
 """What a sweep may name as its objective, and which way is better."""
+SHARES = frozenset(METRICS) - {"mcc", "log_loss"}
+"""Those that lie in [0, 1], and vary with the rows about as a share of them does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +174,11 @@ def _log_loss(y_true: NDArray[Any], probabilities: NDArray[Any]) -> float:
 
 FEW_ROWS = 30
 """With fewer rows of a class than this its recall's interval may be a third wide: it says next to nothing."""
+
+
+def standard_error(share: float, rows: int) -> float:
+    """Of a share of so many rows; one row's worth at least."""
+    return max(math.sqrt(share * (1 - share) / rows), 1 / rows)
 
 
 def wilson(hits: float, rows: int) -> tuple[float, float]:

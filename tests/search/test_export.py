@@ -132,11 +132,37 @@ def test_folds_and_refit_train_once_more_on_all_but_the_test_rows(
 ) -> None:
     folder = export_trial(run(validation=validation), None, tmp_path / "model", refit=refit)
     about = read_about(folder)
-    assert about.refit and about.trained_on == (40, 40, 40) and about.epoch == about.best_epoch
+    assert about.refit and about.trained_on == (40, 40, 40) and about.epoch >= about.best_epoch
     card = (folder / "README.md").read_text()
     assert "once more after the search" in card and "ended there by itself" not in card
     valid = 40 if "kfold" in validation else 8
     assert f"| 1 | 40 | {valid} | 10 |" in card and "learned from them after the search" in card
+
+
+@pytest.mark.parametrize(
+    ("objective", "values", "epochs"),
+    [
+        ("macro_f1", [0.5, 0.95, 0.91, 0.6], 3),  # the standard error of 0.95 in 24 rows is 0.044
+        ("macro_f1", [0.5, 0.95, 0.9, 0.6], 2),
+        ("macro_f1", [0.9, 1.0, 0.95, 0.97], 4),  # nor are 24 of 24 rows more than 23
+        ("log_loss", [0.9, 0.1, 0.1, 0.9], 2),
+    ],
+)
+def test_refit_trains_as_long_as_epochs_were_as_good_as_the_best_one(
+    objective: str, values: list[float], epochs: int, run: Run, tmp_path: Path
+) -> None:
+    results = run(objective=objective, search={"suggester": "random", "trials": 1})
+    log = results.folder.events
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    for event in events:
+        if event["kind"] == "reported":
+            event["metrics"][objective] = values[event["epoch"] - 1]
+    log.write_text("".join(json.dumps(event) + "\n" for event in events))
+    folder = export_trial(load_run(results.folder.path), None, tmp_path / "model", refit=True)
+    about = read_about(folder)
+    assert (about.epoch, about.best_epoch) == (epochs, 2)
+    told = "the trial's best epoch in the search was 2, and later ones were as good"
+    assert (told in (folder / "README.md").read_text()) == (epochs > 2)
 
 
 class Sooner(Softmax):
