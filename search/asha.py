@@ -110,6 +110,11 @@ class Asha:
                 return trials
         return []
 
+    @property
+    def num_promotable(self) -> int:
+        """How many may go on now, of all rungs."""
+        return sum(len(rung.promotable(self.reduction)) for rung in self.rungs.values())
+
     def last_promotable(self) -> int | None:
         """When nothing else is left to do: the best of the highest rung reached, if that promoted nobody."""
         reached = [rung for rung in self.rungs.values() if rung.values]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from search.driver import Interrupted, load_checked_sweep, load_rows, resume_run, run_sweep
+from search.driver import ALL_DONE, Interrupted, load_checked_sweep, load_rows, resume_run, run_sweep
 from search.events import RunError, RunFailed, Trial
 from search.export import FORMATS, export_trial
 from search.exported import is_ours, read_about
@@ -248,12 +248,13 @@ def _conclude(path: Path) -> int:
         for trial in islice((trial for trial in results.run.trials.values() if trial.reason), SHOWN_REASONS):
             print(_why_it_ended(trial))
     best = [(f"rungwise best {run} --top 20", "the best configurations")] if has_result else []
-    failed = results.counts()["failed"]
+    ended, failed = results.run.ended, results.counts()["failed"]
+    is_used_up = ended and ended.state == "complete" and ended.reason != ALL_DONE  # target or budget
     retry = [(f"rungwise resume {run} --retry-failed", f"the {failed} that failed, once that is mended")]
     next_commands = [
         *best,
         (f"rungwise resume {run}{_more_trials(results)}", "more trials, or the rest after a stop"),
-        *(retry if failed else []),
+        *(retry if failed and not is_used_up else []),
         (f"rungwise dashboard --runs {shlex.quote(str(path.parent))}", "curves and classes in a browser"),
     ]
     width = max(len(command) for command, _ in next_commands)

@@ -34,6 +34,7 @@ RunnerName = Literal["ray", "local"]
 RUNNERS: dict[str, str] = {"ray": "search.ray_cluster", "local": "search.local_runner"}
 CHANGEABLE = {"search.trials", "budget", "resources"}
 """What a resumed run may do differently: how far to go and on what, never what its numbers mean."""
+ALL_DONE = "all trials are done"
 LIBRARIES = ("rungwise", "numpy", "scikit-learn", "keras", "tensorflow", "jax", "pyspark", "optuna", "ray")
 
 Watch = Callable[[Search], Any]
@@ -148,7 +149,8 @@ def resume_run(
         _tell_of_other_versions(before.versions, versions)
         resumed = Resumed(changed=changed, versions=versions)
         search.run.apply(resumed)  # from when on time counts again
-        if retry_failed and (why := search.over()):
+        any_failed = any(trial.status == "failed" for trial in search.run.trials.values())
+        if retry_failed and any_failed and (why := search.over()):
             raise RunError(f"{why}: nothing would be tried again; change that with --set budget.KEY=VALUE")
         log.append(resumed)
         if retry_failed:
@@ -178,7 +180,7 @@ def _drive(search: Search, log: EventLog, train: Callable[[], None], watch: Watc
     except OSError as error:  # a disk that is full or fails, elsewhere than in the log
         end("failed", str(error))
         raise RunFailed(str(error)) from error
-    end("complete", search.over() or "all trials are done")
+    end("complete", search.over() or ALL_DONE)
     return search.run
 
 

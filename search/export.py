@@ -36,7 +36,7 @@ from trainers.dataset_options import found
 from trainers.datasets import Dataset
 from trainers.folds import Split, Splits, fingerprint, make_folds
 from trainers.keras_formats import FORMATS as KERAS_FORMATS
-from trainers.metrics import SHARES, score, standard_error
+from trainers.metrics import score, standard_error
 
 FORMATS = tuple(KERAS_FORMATS)
 """What ``rungwise export --format`` may name; which of them a trainer can write, it says itself."""
@@ -257,13 +257,13 @@ def _epochs_to_refit(results: Results, trial: Trial) -> int:
     """Until the last epoch that was as good as the best one, to within its standard error.
 
     On a plateau the best epoch is only the luckiest, and often an early one: training on gave better models
-    (docs/performance.md). Where the objective has no such error it is the best epoch.
+    (docs/performance.md). Of an objective that has no such error here it is the best epoch.
     """
-    if results.objective not in SHARES:
-        return trial.best_epoch
-    rows = sum(map(sum, trial.confusion)) // results.run.sweep["validation"]["repeat"]
-    least = trial.best_value - standard_error(trial.best_value, rows)
-    return max(epoch for epoch, score in _scores(results, trial.number).items() if score >= least)
+    scores = _scores(results, trial.number)
+    error = standard_error(results.objective, np.array(trial.confusion))
+    error *= results.run.sweep["validation"]["repeat"] ** 0.5  # the same rows so many times
+    least = scores[trial.best_epoch] - error
+    return max(epoch for epoch, score in scores.items() if score >= least)
 
 
 def _scores(results: Results, trial: int) -> dict[int, float]:

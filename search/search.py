@@ -273,7 +273,7 @@ class Search:
         """How many trials could be in training now: those that are, that wait for it, or are yet to begin."""
         in_all = 0 if self._exhausted else self.sweep.search.trials + self.run.num_infeasible
         num_new = max(0, in_all - len(self.run.trials))
-        return num_new + len(self._in_flight) + len(self._unfinished) + len(self.asha.all_promotable())
+        return num_new + len(self._in_flight) + len(self._unfinished) + self.asha.num_promotable
 
     def _promote(self, trial: int) -> Stretch:
         self.asha.promote(trial)

@@ -227,9 +227,13 @@ class WorkerPool:
         if time.monotonic() - self._slots_read > 1:
             self._slots_read = time.monotonic()
             total = self._cluster()
-            cpus = total.get("CPU", 0) // self._resources.cpu
-            gpus = total.get("GPU", 0) // self._resources.gpu if self._resources.gpu else math.inf
+            cpus = _fitting(total.get("CPU", 0), self._resources.cpu)
+            gpus = _fitting(total.get("GPU", 0), self._resources.gpu) if self._resources.gpu else math.inf
             slots = int(min(cpus, gpus))
             if slots != self._slots:
                 self._slots, self._stillborn = slots, 0
         return self._slots
+
+
+def _fitting(total: float, amount: float) -> int:
+    return math.floor(total / amount + 1e-9)  # 1 // 0.2 is 4

@@ -24,8 +24,6 @@ METRICS: dict[str, Literal["max", "min"]] = {
     "log_loss": "min",
 }
 """What a sweep may name as its objective, and which way is better."""
-SHARES = frozenset(METRICS) - {"mcc", "log_loss"}
-"""Those that lie in [0, 1], and vary with the rows about as a share of them does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,19 +68,28 @@ def score(y_true: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[A
         return Scores(dict.fromkeys(METRICS, float("nan")), np.zeros((num_classes, num_classes), np.int64))
     cells = y_true.astype(np.int64, copy=False) * num_classes + probabilities.argmax(axis=1)
     confusion = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-    classes = per_class(confusion)
-    present = classes.support > 0
+    present = confusion.any(axis=1)
     values = {
-        "accuracy": confusion.trace() / len(y_true),
-        "balanced_accuracy": classes.recall[present].mean(),
-        "macro_f1": np.nanmean(classes.f1),
-        "weighted_f1": classes.f1[present] @ classes.support[present] / len(y_true),
-        "mcc": _mcc(confusion),
-        "worst_class_recall": classes.recall[present].min(),
-        "macro_average_precision": _average_precisions(y_true, probabilities, present).mean(),
+        **of_decisions(confusion),
+        "macro_average_precision": float(_average_precisions(y_true, probabilities, present).mean()),
         "log_loss": _log_loss(y_true, probabilities),
     }
-    return Scores({name: float(value) for name, value in values.items()}, confusion)
+    return Scores(values, confusion)
+
+
+def of_decisions(confusion: NDArray[np.integer[Any]]) -> dict[str, float]:
+    """The metrics that follow from (K, K) counts alone, rows true, at least one row."""
+    classes, num_rows = per_class(confusion), confusion.sum()
+    present = classes.support > 0
+    values = {
+        "accuracy": confusion.trace() / num_rows,
+        "balanced_accuracy": classes.recall[present].mean(),
+        "macro_f1": np.nanmean(classes.f1),
+        "weighted_f1": classes.f1[present] @ classes.support[present] / num_rows,
+        "mcc": _mcc(confusion),
+        "worst_class_recall": classes.recall[present].min(),
+    }
+    return {name: float(value) for name, value in values.items()}
 
 
 def score_folds(
@@ -176,9 +183,19 @@ FEW_ROWS = 30
 """With fewer rows of a class than this its recall's interval may be a third wide: it says next to nothing."""
 
 
-def standard_error(share: float, rows: int) -> float:
-    """Of a share of so many rows; one row's worth at least."""
-    return max(math.sqrt(share * (1 - share) / rows), 1 / rows)
+def standard_error(metric: str, confusion: NDArray[np.integer[Any]]) -> float:
+    """How far a metric would vary over other rows of the same classes, at least one row's worth; 0 where it
+    does not follow from the (K, K) counts, rows true.
+
+    By bootstrap (Efron, Annals of Statistics 7, 1979): the decisions on each class are drawn anew, 200 times,
+    from those that there were.
+    """
+    if metric not in of_decisions(confusion):
+        return 0.0
+    rows = confusion.sum(axis=1)
+    shares = confusion / np.maximum(rows, 1)[:, None]
+    drawn = np.random.default_rng(0).multinomial(rows, shares, size=(200, len(rows)))
+    return max(float(np.std([of_decisions(counts)[metric] for counts in drawn])), 1 / rows.sum())
 
 
 def wilson(hits: float, rows: int) -> tuple[float, float]:

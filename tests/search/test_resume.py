@@ -218,11 +218,18 @@ def test_failed_trials_go_on_where_they_failed_once_that_is_mended(
     ]
 
 
-def test_nothing_is_retried_where_nothing_more_would_be_trained(run: Path) -> None:
+def test_nothing_is_retried_where_nothing_more_would_be_trained(tmp_path: Path) -> None:
+    sections = {"space": {"mishap": ["raises", "none"]}, "fixed": {"mishap_epoch": 1}, "asha": "off"}
+    sweep = make_sweep(search={"suggester": "grid"}, budget={"target": 0.1}, **sections)
+    (tmp_path / "sweep.yaml").write_text(sweep.to_yaml())
+    run, local = tmp_path / "x", ("--runner", "local")
+    ended = rungwise("run", tmp_path / "sweep.yaml", "--name", "x", "--runs", tmp_path, *local)
+    assert load_run(run).counts()["failed"] == 1 and "--retry-failed" not in ended.stdout
     before = (run / "events.jsonl").read_bytes()
-    refused = rungwise("resume", run, "--retry-failed", "--set", "budget.target=0.1", "--runner", "local")
+    refused = rungwise("resume", run, "--retry-failed", *local)
     assert refused.returncode == 2 and "reached the target of 0.1: nothing would be tried" in refused.stderr
     assert (run / "events.jsonl").read_bytes() == before
+    assert rungwise("resume", run, "--retry-failed", "--set", "budget.target=null", *local).returncode == 0
 
 
 class Threads(Softmax):

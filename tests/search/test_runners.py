@@ -313,11 +313,16 @@ def test_worker_that_comes_too_late_for_any_work_leaves_at_once_unless_it_is_the
     ]
 
 
-def test_cluster_that_cannot_grow_is_asked_for_what_fits(tmp_path: Path) -> None:
-    search, _ = start(make_sweep())
-    cluster = {"CPU": 2.0}
+@pytest.mark.parametrize(
+    ("cpu", "gpu", "fit"), [(1, 0, 2), (2, 0, 1), (0.2, 0, 10), (0.1, 0.1, 10), (0.5, 0.2, 4)]
+)
+def test_cluster_that_cannot_grow_is_asked_for_what_fits(
+    cpu: float, gpu: float, fit: int, tmp_path: Path
+) -> None:
+    search, _ = start(make_sweep(resources={"cpu": cpu, "gpu": gpu}))
+    cluster = {"CPU": 2.0, "GPU": 1.0}
     pool = WorkerPool(search, RunFolder(tmp_path), search.sweep.resources, lambda: cluster, may_grow=False)
-    assert [pool.admit(name) for name in "abc"] == [True, True, False]
+    assert sum(pool.admit(str(number)) for number in range(20)) == fit
 
 
 def test_workers_that_cannot_start_are_done_without_where_others_train(

@@ -335,6 +335,21 @@ def test_trials_that_can_be_trained_at_once_are_those_begun_to_begin_and_to_go_o
     assert Search.replay(fewer, log, log.append).num_at_once == 1
 
 
+def test_trials_of_several_rungs_that_may_go_on_can_all_be_trained_at_once() -> None:
+    search, _ = start(make_sweep(search={"suggester": "random", "trials": 12, "seed": 0}))
+    for _ in range(1, 13):
+        assert search.next_trial()
+    for number in range(1, 13):
+        search.report(Report(number, 1, {"macro_f1": 1 - number / 20}))
+    for number in range(1, 4):
+        assert (stretch := search.next_trial()) and stretch.trial == number
+    for number in range(1, 4):
+        for epoch in (2, 3):
+            search.report(Report(number, epoch, {"macro_f1": 1 - number / 20}))
+    assert [rung.promotable(3) for rung in search.asha.rungs.values()] == [[4], [1]]
+    assert search.num_at_once == 2
+
+
 def test_gp_begins_with_the_defaults_where_nothing_is_named() -> None:
     defaults = {"learning_rate": 0.1, "batch_size": 16}
     assert params_tried(suggester="gp")[0] == defaults

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from trainers.metrics import METRICS, per_class, score, score_folds, wilson
+from trainers.metrics import METRICS, per_class, score, score_folds, standard_error, wilson
 
 
 def draw(seed, dtype=np.float32):
@@ -165,3 +165,16 @@ def test_interval_is_that_of_scipy(hits: int, rows: int) -> None:
 
 def test_interval_of_no_rows_says_nothing() -> None:
     assert wilson(0, 0) == (0, 1)
+
+
+def test_standard_error_is_that_of_the_rows_a_metric_hangs_on():
+    balanced = np.array([[180, 20], [20, 180]])
+    assert standard_error("accuracy", balanced) == pytest.approx((0.9 * 0.1 / 400) ** 0.5, rel=0.15)
+    rare = np.array([[2, 1], [3, 294]])
+    assert standard_error("worst_class_recall", rare) == pytest.approx((2 / 3 * 1 / 3 / 3) ** 0.5, rel=0.15)
+    assert standard_error("accuracy", rare) < 0.02
+    assert standard_error("macro_f1", np.array([[3, 0], [0, 297]])) == 1 / 300, (
+        "one row might have been wrong"
+    )
+    assert standard_error("mcc", np.array([[5, 5, 0], [0, 10, 0], [0, 0, 0]])) > 0.05, "a class without rows"
+    assert standard_error("log_loss", balanced) == standard_error("macro_average_precision", balanced) == 0
