@@ -68,7 +68,7 @@ def score(y_true: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[A
         return Scores(dict.fromkeys(METRICS, float("nan")), np.zeros((num_classes, num_classes), np.int64))
     cells = y_true.astype(np.int64, copy=False) * num_classes + probabilities.argmax(axis=1)
     confusion = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-    present = confusion.any(axis=1)
+    present = confusion.sum(axis=1) > 0
     values = {
         **of_decisions(confusion),
         "macro_average_precision": float(_average_precisions(y_true, probabilities, present).mean()),
@@ -144,7 +144,7 @@ def _share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     return shares
 
 
-def _mcc(confusion: NDArray[np.int64]) -> float:
+def _mcc(confusion: NDArray[np.integer[Any]]) -> float:
     """Matthews' correlation for K classes (Gorodkin 2004), [-1, 1]; 0 where one side knows one class only."""
     counts = confusion.astype(np.float64)  # products of four counts overflow int64 from 55,000 rows on
     total, hits = counts.sum(), counts.trace()
