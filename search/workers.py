@@ -220,7 +220,9 @@ class WorkerPool:
         return "STOP" if self._is_over or is_spare else "CONTINUE"
 
     def _most_workers(self) -> int:
-        return self._num_slots() + (MOST_WAITING if self._may_grow else 0)
+        """None waits for room where some may start, but none has spoken: perhaps none can."""
+        slots = self._num_slots()
+        return slots + (MOST_WAITING if self._may_grow and (self._places or not slots) else 0)
 
     def _num_slots(self) -> int:
         """How many trials the cluster as it is now can train at once."""

@@ -281,12 +281,16 @@ def test_stretch_is_queued_one_epoch_before_it_is_needed_and_outlives_its_worker
 def test_workers_are_asked_for_that_a_cluster_may_grow_by_and_no_more_than_there_are_trials(
     tmp_path: Path,
 ) -> None:
-    def num_asked_for(cpus: float, trials: int) -> int:
+    def num_asked_for(cpus: float, trials: int) -> tuple[int, int]:
+        """Before and after one of them speaks."""
         pool, _ = pool_of(tmp_path, {"CPU": cpus}, trials)
-        return sum(pool.admit(f"{number}") for number in range(200))
+        at_first = sum(pool.admit(f"{number}") for number in range(200))
+        pool.hear("0", Told(), Said())
+        return at_first, at_first + sum(pool.admit(f"{number}") for number in range(200, 400))
 
-    assert [num_asked_for(cpus, 100) for cpus in (0, 2, 64, 150)] == [8, 10, 72, 100]
-    assert num_asked_for(64, 3) == 3
+    asked_for = [num_asked_for(cpus, 100) for cpus in (0, 2, 64, 150)]
+    assert asked_for == [(8, 8), (2, 10), (64, 72), (100, 100)]
+    assert num_asked_for(64, 3) == (3, 3)
 
 
 def test_as_many_workers_stay_as_trials_are_left(tmp_path: Path) -> None:
