@@ -84,8 +84,7 @@ class WorkerPool:
     def admit(self, name: str) -> bool:
         """Count one more worker as asked for, if it would find work."""
         self._tell_of_silence()
-        is_full = len(self._workers) >= max(1, min(self._most_workers(), self._search.num_at_once))
-        if self._is_over or self._idle_since or is_full or self._is_discouraged():
+        if self._is_over or self._idle_since or self._is_full() or self._is_discouraged():
             return False
         self._workers.add(name)
         return True
@@ -219,10 +218,11 @@ class WorkerPool:
         is_spare = len(self._idle_since) > 1 and (idle_s > IDLE_LIMIT_S or not place.has_worked)
         return "STOP" if self._is_over or is_spare else "CONTINUE"
 
-    def _most_workers(self) -> int:
+    def _is_full(self) -> bool:
         """None waits for room where some may start, but none has spoken: perhaps none can."""
-        slots = self._num_slots()
-        return slots + (MOST_WAITING if self._may_grow and (self._places or not slots) else 0)
+        num, slots = len(self._workers), self._num_slots()
+        waiting = MOST_WAITING if self._may_grow and (self._places or not slots) else 0
+        return num >= slots + waiting or num >= max(1, self._search.num_at_once)
 
     def _num_slots(self) -> int:
         """How many trials the cluster as it is now can train at once."""

@@ -11,8 +11,6 @@ from pydantic import BaseModel
 
 WEIGHTS = "weights"
 """The folder of an exported model that ``Trainer.load`` reads."""
-
-
 KEPT_STRUCTURES = 8
 """Of so many structures that it trained last (see ``Trainer``) a worker may keep what it built."""
 

@@ -296,7 +296,7 @@ def test_named_configurations_come_first_and_take_defaults_for_what_they_leave_o
 
 @pytest.mark.parametrize("suggester", ["gp", "tpe", "cmaes"])  # Optuna's NSGA-II knows those of its own only
 def test_suggester_learns_from_named_configurations(suggester: str) -> None:
-    """The same ones are worth other values: what follows differs, also from what a replay would propose."""
+    """The same ones are worth other values: what follows differs, and a replay proposes the same."""
 
     def proposed(worst: str) -> list[dict[str, object]]:
         sections = {"asha": "off", "epochs": 1, "space": {"learning_rate": {"float": [0.0, 1.0]}}}
