@@ -82,7 +82,7 @@ def _fashion_mnist() -> tuple[str, ...]:
         f"dataset={{kind: idx, path: {folder}, fractions: {{{shares}}}}}",
         "space.filters=[8, 16, 32]",
         "space.kernel_size=[3]",
-        "asha.grace=1",  # the catalog's 3 is for 27 epochs
+        "asha.grace=1",
     )
 
 

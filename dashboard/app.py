@@ -139,16 +139,17 @@ def _show_header(results: Snapshot) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.title(plain(results.folder.name), anchor=False, width="content")
         st.badge(results.state, color=STATE_COLOURS[results.state])
+    why = f"{plain(results.reason)} · " if results.state == "complete" else ""
     st.caption(
-        f"{plain(trainer_name(sweep['trainer']))} on {plain(_dataset(sweep['dataset']))} · updated "
+        f"{plain(trainer_name(sweep['trainer']))} on {plain(_dataset(sweep['dataset']))} · {why}updated "
         f"{tables.age(now - results.updated)} · every number is on the validation rows that the search "
-        "selects by, so expect a little less on new rows"
+        "selects by, so expect it a little worse on new rows"
     )
     if results.state == "interrupted":
         st.warning("No driver is at work on this run. Go on with:")
         st.code(f"rungwise resume {shlex.quote(str(results.folder.path))}", language=None)
-    elif results.state == "failed" and results.run.ended:
-        st.error(plain(results.run.ended.reason), title="The run failed")
+    elif results.state == "failed":
+        st.error(plain(results.reason), title="The run failed")
     goes_on = results.state == "running" and results.run.ended is None  # else it is just being taken up again
     elapsed = results.run.elapsed(now if goes_on else None)
     with st.container(horizontal=True):

@@ -32,7 +32,7 @@ def learning_curves(
                 "size": [13 if epoch == best else 5 for epoch in rows["epoch"]],
                 "symbol": ["star" if epoch == best else "circle" for epoch in rows["epoch"]],
             },
-            hovertemplate="%{y:.4f}",
+            hovertemplate="%{y:.4g}",
         )
     figure.update_layout(
         xaxis={"title": "epoch", "tickformat": "d", "dtick": 1 if _last_epoch(curves) <= 15 else None},

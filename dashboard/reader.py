@@ -1,6 +1,7 @@
 """Runs as they grow: each log is read once, and after that only what was appended to it."""
 
 import copy
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ class RunsReader:
         """
         with _told_plainly(self.runs):
             folders = [path for path in self.runs.iterdir() if not path.name.startswith(".")]
-            names = sorted(path.name for path in folders if (path / "events.jsonl").is_file())
+            names = sorted(path.name for path in folders if _has_log(path))
         found = {name: self._read(name) for name in names}
         return dict(sorted(found.items(), key=lambda item: _started(item[1]), reverse=True))
 
@@ -53,6 +54,10 @@ class RunsReader:
             return self._readers.setdefault(name, RunReader(RunFolder(self.runs / name))).read()
         except RunError as error:
             return error
+
+
+def _has_log(path: Path) -> bool:
+    return os.path.isfile(path / "events.jsonl")  # `Path.is_file` raises for a folder that is somebody else's
 
 
 def _started(entry: Snapshot | RunError) -> float:
@@ -105,15 +110,9 @@ class RunReader:
         if path.stat().st_size < self._offset or not head.startswith(self._head):
             self._start_over()
         self._head = head
-        for event, end in read_events(path, self._offset):
-            try:
-                self._run.apply(event)
-            except KeyError as error:
-                raise RunError(
-                    f"{path} is damaged at byte {self._offset}: {event.kind!r} needs {error}, not there"
-                ) from None
+        for event, begin, end in self._run.follow(path, self._offset):
             if isinstance(event, Reported):
-                self._reports.setdefault(event.trial, []).append(self._offset)
+                self._reports.setdefault(event.trial, []).append(begin)
             self._offset, self._updated, self._shared = end, event.time, None
 
     def _rows_of(self, trial: int) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from search.exported import Evaluation, ExportedModel, is_ours
 from search.progress import short
 from spaces.sweep import trainer_name
+from trainers.contract import ROWS, WEIGHTS
 from trainers.keras_formats import FORMATS
 from trainers.metrics import FEW_ROWS, per_class, wilson
 
@@ -68,6 +69,10 @@ def _data(about: ExportedModel) -> Iterator[str]:
     yield ""
     if about.refit:
         yield "The validation rows are among the training rows: the model learned from them after the search."
+        yield ""
+    for note in about.notes:
+        yield f"- {_cell(note)}"
+    if about.notes:
         yield ""
     yield f"Fingerprint of rows, labels and splits (sha256): `{about.data['sha256']}`"
 
@@ -190,6 +195,11 @@ def _limits(about: ExportedModel) -> Iterator[str]:
         if rows[k] < FEW_ROWS:
             few = f"has {rows[k]} {name} rows only"
             yield f"- **The class {_cell(label)} {few}: see how wide the interval of its recall is.**"
+    if f"{WEIGHTS}/{ROWS}" in about.files:
+        version = about.versions.get("scikit-learn", "")
+        yield f"- **`{WEIGHTS}/{ROWS}` holds the training rows**: whoever is given this folder has them. The"
+        yield "  model is fitted to them anew whenever it is loaded, and is the one judged here only with"
+        yield f"  scikit-learn {version}."
     if about.has_groups:
         yield "- Rows of a group (of one person, say) are alike, but an interval takes each row for one of"
         yield "  its own: with few groups it is too narrow."

@@ -11,12 +11,12 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from search.driver import ALL_DONE, Interrupted, load_checked_sweep, load_rows, resume_run, run_sweep
-from search.events import RunError, RunFailed, Trial
+from search.driver import Interrupted, load_checked_sweep, load_rows, resume_run, run_sweep
+from search.events import ALL_DONE, RunError, RunFailed, Trial
 from search.export import FORMATS, export_trial
 from search.exported import is_ours, read_about
 from search.folder import RunFolder, default_runs, find_run
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, os.getcwd())  # trainers of the user's own are found where they work, as with python -m
     try:
         code: int = options.command(options)
+        sys.stdout.flush()  # here, where it is known what to do if nobody reads
         return code
     except RunFailed as error:
         return _complain(error, FAILED)
@@ -248,13 +249,12 @@ def _conclude(path: Path) -> int:
         for trial in islice((trial for trial in results.run.trials.values() if trial.reason), SHOWN_REASONS):
             print(_why_it_ended(trial))
     best = [(f"rungwise best {run} --top 20", "the best configurations")] if has_result else []
-    ended, failed = results.run.ended, results.counts()["failed"]
-    is_used_up = ended and ended.state == "complete" and ended.reason != ALL_DONE  # target or budget
+    failed = results.counts()["failed"]
     retry = [(f"rungwise resume {run} --retry-failed", f"the {failed} that failed, once that is mended")]
     next_commands = [
         *best,
-        (f"rungwise resume {run}{_more_trials(results)}", "more trials, or the rest after a stop"),
-        *(retry if failed and not is_used_up else []),
+        *((f"rungwise resume {run} {change}", purpose) for change, purpose in _ways_on(results)),
+        *(retry if failed and results.reason == ALL_DONE else []),
         (f"rungwise dashboard --runs {shlex.quote(str(path.parent))}", "curves and classes in a browser"),
     ]
     width = max(len(command) for command, _ in next_commands)
@@ -272,10 +272,17 @@ def _why_it_ended(trial: Trial) -> str:
     return f"trial {trial.number} {trial.status}: {trial.reason.splitlines()[0]}"
 
 
-def _more_trials(results: Results) -> str:
-    """Twice as many, unless they are all there are."""
-    search = results.run.sweep["search"]
-    return "" if search["suggester"] == "grid" else f" --trials {2 * search['trials']}"
+def _ways_on(results: Results) -> Iterator[tuple[str, str]]:
+    """What a resume has to change so that the search goes on, and what for; nothing after a grid."""
+    search, best = results.run.sweep["search"], results.run.best
+    minutes, target = (results.run.sweep["budget"][name] for name in ("minutes", "target"))
+    if results.reason == ALL_DONE:
+        if search["suggester"] != "grid":
+            yield f"--trials {2 * search['trials']}", "more trials"
+    elif best and target is not None and not results.run.is_better(target, best.best_value):
+        yield "--set budget.target=null", "beyond the target"
+    elif minutes is not None:
+        yield f"--set budget.minutes={2 * minutes:g}", "for as long again"
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -284,7 +291,9 @@ def _status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(status))
         return DONE
-    print(f"run {status['run']}: {status['state']}\ntrials: {_counts(results)}\nepochs: {status['epochs']}")
+    why = f": {results.reason}" if results.reason else ""
+    print(f"run {status['run']}: {status['state']}{why}")
+    print(f"trials: {_counts(results)}\nepochs: {status['epochs']}")
     if best := status["best"]:
         params = ", ".join(f"{name}={short(value)}" for name, value in best["params"].items())
         objective = f"{best['objective']['name']} {best['objective']['value']:.4f}"

@@ -16,7 +16,17 @@ from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
-from search.events import EventLog, Resumed, Run, RunError, RunFailed, SweepEnded, SweepStarted, read_events
+from search.events import (
+    ALL_DONE,
+    EventLog,
+    Resumed,
+    Run,
+    RunError,
+    RunFailed,
+    SweepEnded,
+    SweepStarted,
+    read_events,
+)
 from search.folder import RunFolder, cache_of, find_run, write_text
 from search.runner import Runner, Start
 from search.search import Search, Structure, no_structure
@@ -34,7 +44,6 @@ RunnerName = Literal["ray", "local"]
 RUNNERS: dict[str, str] = {"ray": "search.ray_cluster", "local": "search.local_runner"}
 CHANGEABLE = {"search.trials", "budget", "resources"}
 """What a resumed run may do differently: how far to go and on what, never what its numbers mean."""
-ALL_DONE = "all trials are done"
 LIBRARIES = ("rungwise", "numpy", "scikit-learn", "keras", "tensorflow", "jax", "pyspark", "optuna", "ray")
 
 Watch = Callable[[Search], Any]
@@ -152,10 +161,9 @@ def resume_run(
         any_failed = any(trial.status == "failed" for trial in search.run.trials.values())
         if retry_failed and any_failed and (why := search.over()):
             raise RunError(f"{why}: nothing would be tried again; change that with --set budget.KEY=VALUE")
+        write_text(folder.sweep, sweep.to_yaml())  # first: the next resume goes by it, if this one ends here
         log.append(resumed)
-        if retry_failed:
-            search.retry_failed()
-        write_text(folder.sweep, sweep.to_yaml())
+        search.take_up_again(failed=retry_failed)
         training = training_of(sweep, dataset, splits, folder.path.parent, threads)
         return _drive(search, log, partial(train, search, training, folder), watch)
 

@@ -103,7 +103,7 @@ class WorkerLost(_Event):
 
 
 class Finished(_Event):
-    """A trial is over; for good, unless it failed and is retried."""
+    """A trial is over; for good, unless it is retried."""
 
     kind: Literal["finished"] = "finished"
     trial: int
@@ -114,7 +114,8 @@ class Finished(_Event):
 
 
 class Retried(_Event):
-    """A trial had failed for a reason that is said to be mended; it goes on from its last checkpoint."""
+    """A trial that was over goes on from its last checkpoint: why it failed is said to be mended, or the
+    budget or target that cut it off is another now."""
 
     kind: Literal["retried"] = "retried"
     trial: int
@@ -137,6 +138,10 @@ class SweepEnded(_Event):
     kind: Literal["sweep_ended"] = "sweep_ended"
     state: Literal["complete", "failed", "interrupted"]
     reason: str
+
+
+ALL_DONE = "all trials are done"
+"""Why a search that was not cut short is over."""
 
 
 Event = (
@@ -215,6 +220,7 @@ class EventLog:
             self._write(lines)
             if not all(isinstance(event, TrialStarted | Promoted) for event in events):
                 os.fsync(self._file)
+            self._end += len(lines)
         except BaseException as error:  # a signal between the two halves of a line must not leave one either
             os.ftruncate(self._file, self._end)
             if isinstance(error, OSError):
@@ -223,7 +229,6 @@ class EventLog:
                     "make room and resume the run"
                 ) from None
             raise
-        self._end += len(lines)
 
     def close(self) -> None:
         os.close(self._file)
@@ -320,9 +325,24 @@ class Run:
     @classmethod
     def read(cls, path: Path) -> Self:
         run = cls()
-        for event, _ in read_events(path):
-            run.apply(event)
+        for _ in run.follow(path):
+            pass
         return run
+
+    def follow(self, path: Path, start: int = 0) -> Iterator[tuple[Event, int, int]]:
+        """Fold in each whole line from byte ``start`` on; yields each event with where it begins and ends.
+
+        Raises RunError naming the line that cannot be read, or tells of a trial that is not there.
+        """
+        for event, end in read_events(path, start):
+            try:
+                self.apply(event)
+            except KeyError as error:
+                raise RunError(
+                    f"{path} is damaged at byte {start}: {event.kind!r} needs {error}, not there"
+                ) from None
+            yield event, start, end
+            start = end
 
     def check_begun(self, path: Path) -> None:
         """Raises RunError for a log without its first line: the driver was killed before it wrote one."""

@@ -56,9 +56,9 @@ def export_trial(
     ``trial`` None is the run's best one. A search keeps few checkpoints: training goes on from the last one
     before the best epoch to the same model, whose validation predictions are compared with those that the
     search kept. With several folds there is no such single model, so there, and wherever ``refit`` asks for
-    it, the trial is trained once more on every row but the test rows, for as many epochs, or fewer where
-    training ends by itself. ``formats`` None is ``keras`` for Keras models and nothing for others. Test rows
-    are predicted once, by the exported model.
+    it, the trial is trained once more on every row but the test rows, until the last epoch that was as good
+    as the best one (see ``_epochs_to_refit``), or until training ends by itself. ``formats`` None is
+    ``keras`` for Keras models and nothing for others. Test rows are predicted once, by the exported model.
 
     Raises RunError when the run has no such trial, its data changed, the predictions differ, ``to`` is taken,
     or the model cannot be written in one of ``formats``; DataError when its data cannot be read.
@@ -99,13 +99,14 @@ def export_trial(
             trained_on=tuple(np.bincount(fold.y_train, minlength=len(dataset.classes)).tolist()),
             repeat=sweep.validation.repeat,
             source=dataset.source,
+            notes=tuple(dataset.notes),
             has_groups=dataset.groups is not None,
             data=results.run.started.data,
             validation=Evaluation(values=dict(chosen.metrics), confusion=chosen.confusion),
             test=_tested(predictor, dataset, splits.test),
             versions=versions_of(results.run.started.versions),
             formats=tuple(formats),
-            files={},
+            files=sha256_of(unfinished),
         )
         with _writing(to):
             (unfinished / CARD).write_text(model_card(about), encoding="utf-8")
@@ -176,7 +177,7 @@ def _input(dataset: Dataset, spec: str | Mapping[str, Any]) -> Input:
         about["labels"] = {str(label): str(name) for label, name in spec["classes"].items()}
     if isinstance(spec, Mapping) and spec["kind"] == "csv":
         columns = _csv_columns(spec)
-        about |= {"label": spec["label"], "columns": columns if len(columns) == shape[0] else ()}
+        about |= {"label": spec["label"].strip(), "columns": columns if len(columns) == shape[0] else ()}
     return Input.model_validate(about)
 
 
@@ -260,8 +261,8 @@ def _epochs_to_refit(results: Results, trial: Trial) -> int:
     (docs/performance.md). Of an objective that has no such error here it is the best epoch.
     """
     scores = _scores(results, trial.number)
-    error = standard_error(results.objective, np.array(trial.confusion))
-    error *= results.run.sweep["validation"]["repeat"] ** 0.5  # the same rows so many times
+    repeat = results.run.sweep["validation"]["repeat"]
+    error = standard_error(results.objective, np.array(trial.confusion), repeat)
     least = scores[trial.best_epoch] - error
     return max(epoch for epoch, score in scores.items() if score >= least)
 
@@ -280,8 +281,7 @@ def _compare(results: Results, trial: Trial, probabilities: NDArray[np.float32])
     kept = _kept_predictions(results.folder, trial)
     difference = float(np.abs(kept - probabilities).max()) if kept.shape == probabilities.shape else np.inf
     if not difference <= TOLERANCE:
-        assert results.run.started
-        then = results.run.started.versions
+        then = results.run.versions
         changed = [
             f"{name} {then[name]} then, {now} now"
             for name, now in versions_of(then).items()

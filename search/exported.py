@@ -57,7 +57,7 @@ class Input(_Part):
         if not self.is_image:
             return f"vectors of {self.shape[0]} numbers"
         height, width, channels = self.shape
-        return f"images of {width}x{height}, {_COLOURS.get(channels, f'{channels} channels')}"
+        return f"images of {height}x{width}, {_COLOURS.get(channels, f'{channels} channels')}"
 
 
 class Evaluation(_Part):
@@ -97,7 +97,7 @@ class ExportedModel(_Part):
     epoch: int
     """After how many epochs of training it was taken."""
     best_epoch: int
-    """The trial's best in the search; ``epoch`` is earlier where a refit ended by itself."""
+    """The trial's best in the search; after a refit ``epoch`` may be another."""
     refit: bool
     """Whether it was trained once more, on the validation rows too."""
     trained_on: tuple[int, ...]
@@ -105,6 +105,8 @@ class ExportedModel(_Part):
     repeat: int = Field(1, ge=1)
     """How many times over the search's validation judged the rows; its counts hold all of them."""
     source: str
+    notes: tuple[str, ...] = ()
+    """What was found in the data, or done to it, that whoever reads its scores should know."""
     has_groups: bool
     """Whether rows came in groups, none of which lay in two splits."""
     data: dict[str, Any]

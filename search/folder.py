@@ -69,6 +69,8 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"cannot make the run folder {self.path}: {error.strerror}") from None
         if taken:
+            if not self.events.exists():
+                raise RunError(f"{self.path} holds something else; choose another name with --name")
             raise RunError(
                 f"run {self.name!r} already exists ({self.path}); choose another name with --name, "
                 f"or go on with it: rungwise resume {self.path}"
@@ -147,9 +149,9 @@ class RunFolder:
         return read_files(self.checkpoint(trial, epoch))
 
     def drop_checkpoints(self, trial: int, keep: set[int]) -> None:
-        """Delete the checkpoints of a trial but those of the epochs in ``keep``."""
+        """Delete the checkpoints of a trial but those of the epochs in ``keep``, half-written ones too."""
         kept = {self.checkpoint(trial, epoch) for epoch in keep}
-        for folder in self.trial(trial).glob("epoch-*"):
+        for folder in self.trial(trial).glob("*epoch-*"):
             if folder not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -202,12 +204,14 @@ def cache_of(runs: Path) -> Path:
 
 
 def find_run(run: str | Path, runs: Path | None = None) -> RunFolder:
-    """The folder of a run, by name under the runs folder or by path. Raises RunError if there is none."""
+    """The folder of a run: a text is a name under the runs folder, or else a path as well. Raises RunError if
+    there is none."""
     runs = runs or default_runs()
-    for path in (runs / run, Path(run)):
+    paths = [run] if isinstance(run, Path) else [runs / run, Path(run)]
+    for path in paths:
         if (path / "events.jsonl").is_file():
             return RunFolder(path)
-    for path in (runs / run, Path(run)):
+    for path in paths:
         if path.exists():
             raise RunError(f"{path} is no run: it holds no events.jsonl")
     names = sorted(path.parent.name for path in runs.glob("*/events.jsonl"))

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from search.driver import load_rows, structure_of, training_of
-from search.plan_cost import Cost, Ladder, cost_of, ladder_of
+from search.plan_cost import Cost, Ladder, cost_of, ladder_of, machine
 from search.plan_samples import Build, Draws, Sample, built, draws_of, measured
 from search.trial_loop import Worker
 from spaces.sweep import Sweep, trainer_name
@@ -138,21 +138,22 @@ def _warnings(
     for sample in samples:
         if sample.problem:
             yield f"the sample of {shown_weights(sample.weights)} weights: {sample.problem}"
-    if cost is None:
-        return
-    if sweep.resources.cpu > cost.cpus:
-        yield f"a trial asks for {sweep.resources.cpu:g} CPUs, this machine has {cost.cpus}"
-    if sweep.resources.gpu > cost.gpus:
-        there = "times are those of its CPUs" if not cost.gpus else "it cannot run here"
-        yield f"a trial asks for {sweep.resources.gpu:g} GPUs, this machine has {cost.gpus}: {there}"
+    cpus, gpus = machine()
+    if sweep.resources.cpu > cpus:
+        yield f"a trial asks for {sweep.resources.cpu:g} CPUs, this machine has {cpus}"
+    if sweep.resources.gpu > gpus:
+        there = "times are those of its CPUs" if cost and not gpus else "it cannot run here"
+        yield f"a trial asks for {sweep.resources.gpu:g} GPUs, this machine has {gpus}: {there}"
     elif sweep.resources.gpu and (why := no_gpu()):
         yield why
+    if cost is None:
+        return
     free = _free_bytes(runs)
     if cost.disk_bytes and cost.disk_bytes.high > free:
         yield f"the disk may not do: {shown_bytes(free)} are free where runs lie"
     busy = os.getloadavg()[0] - 1  # one is us
-    if busy > 0.75 * cost.cpus:
-        yield f"this machine was busy (load {busy:.1f} on {cost.cpus} CPUs): what was measured is too long"
+    if busy > 0.75 * cpus:
+        yield f"this machine was busy (load {busy:.1f} on {cpus} CPUs): what was measured is too long"
 
 
 def _free_bytes(runs: Path) -> int:

@@ -191,6 +191,16 @@ def _mean_reached(climbs: Sequence[_Climb], levels: Sequence[int], last: int) ->
 # ---- what follows ----
 
 
+def machine() -> tuple[int, int]:
+    """The CPUs and GPUs that a run has here: what this process is allowed and shown of them."""
+    from joblib import cpu_count  # scikit-learn's own, which knows of a container's share
+
+    gpus, shown = len(list(GPUS.glob("*"))), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is not None:
+        gpus = min(gpus, sum(device.strip() not in ("", "-1") for device in shown.split(",")))
+    return cpu_count(), gpus
+
+
 def cost_of(
     sweep: Sweep, folds: Sequence[Fold], ladder: Ladder, samples: Sequence[Sample], structures: float
 ) -> Cost | None:
@@ -200,8 +210,7 @@ def cost_of(
         return None
     epoch_s = Range.of(times)
     startup_s = Range.of([sample.startup_s for sample in samples if sample.startup_s is not None] or [0.0])
-    cpus = os.cpu_count() or 1
-    gpus = len(list(GPUS.glob("*")))
+    cpus, gpus = machine()
     slots = [
         cpus / sweep.resources.cpu,
         *([gpus / sweep.resources.gpu] if gpus and sweep.resources.gpu else []),

@@ -180,11 +180,17 @@ def _read_images(what: Input, classes: Sequence[str], path: Path) -> _Rows:
     files = _images_below(path) if path.is_dir() else [path]
     names = tuple(map(str, files))
     x = decoded(ImageFiles(names), (height, width), "grey" if channels == 1 else "rgb", cache=None)
-    labels = (file.absolute().parent.name for file in files)
-    known = [
-        label if label in classes else None for label in (what.labels.get(name, name) for name in labels)
-    ]
+    known = [_known_by_folder(what, classes, file, path) for file in files]
     return _Rows(_scaled(x, what, 255.0), names, known)
+
+
+def _known_by_folder(what: Input, classes: Sequence[str], file: Path, path: Path) -> str | None:
+    """The class that a folder around ``file`` is called after: the topmost one below ``path``, as for
+    training, else ``path`` itself."""
+    below = file.relative_to(path).parts[:-1] if path.is_dir() else ()
+    around = (*below, path.absolute().name if path.is_dir() else file.absolute().parent.name)
+    labels = (what.labels.get(name, name) for name in around)
+    return next((label for label in labels if label in classes), None)
 
 
 def _images_below(folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """How a sweep is going, on the terminal while it goes, and its leaderboard at the end."""
 
+import os
 import sys
 import threading
 from collections import Counter
@@ -31,8 +32,13 @@ def watched(search: Search) -> Iterator[None]:
 
 @contextmanager
 def _live(search: Search, terminal: Console) -> Iterator[None]:
-    with Live(console=terminal, get_renderable=lambda: _panel(search), refresh_per_second=1 / LIVE_S):
+    panel = Live(console=terminal, get_renderable=lambda: _panel(search), refresh_per_second=1 / LIVE_S)
+    panel.start()
+    try:
         yield
+    finally:
+        with _unheard():
+            panel.stop()
 
 
 @contextmanager
@@ -44,7 +50,7 @@ def _lines(search: Search) -> Iterator[None]:
         while not stop.wait(LINE_S):
             line = _line(search)
             if line != last:
-                print(line, file=sys.stderr, flush=True)
+                _say(line)
             last = line
 
     thread = threading.Thread(target=print_lines, name="progress", daemon=True)
@@ -54,7 +60,21 @@ def _lines(search: Search) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        print(_line(search), file=sys.stderr, flush=True)
+        _say(_line(search))
+
+
+def _say(line: str) -> None:
+    with _unheard():
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Where nobody reads any more, or the terminal is gone: that is no fault of the run's."""
+    try:
+        yield
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _panel(search: Search) -> Group:
@@ -99,9 +119,10 @@ def _rungs(search: Search) -> Iterable[str]:
 
 
 def _eta(search: Search) -> str:
-    """Left of the epochs that such a search trains, at the pace so far; nothing until there is a pace."""
+    """Left of the epochs that such a search trains, at the pace so far; nothing until there is a pace, nor
+    when nothing more will be trained."""
     run = search.run
-    if not run.epochs:
+    if not run.epochs or not search.num_at_once or search.over():
         return ""
     left = max(0, search.asha.expected_epochs(search.sweep.search.trials) - run.epochs)
     seconds = search.elapsed() / run.epochs * left
@@ -111,9 +132,15 @@ def _eta(search: Search) -> str:
     return f" | about {clock(seconds)} left"
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process with the exit code of a failed run."""
+        raise
+
+
 def console() -> Console:
     """Standard output; wide where nobody's window limits it."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    return _Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def leaderboard(results: Results, top: int) -> Table:

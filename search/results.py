@@ -1,6 +1,5 @@
 """What came out of a run, for people and notebooks: its state, its best trials, its curves."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,12 @@ class Results:
     @property
     def objective(self) -> str:
         return self.run.objective
+
+    @property
+    def reason(self) -> str:
+        """Why the last driver left; empty while one is at work, and after one that was killed."""
+        ended = self.run.ended
+        return ended.reason if ended and ended.state == self.state else ""
 
     def status_of(self, trial: Trial) -> str:
         """A trial that nobody trains now waits for a resume, or was stopped where its run is complete."""
@@ -93,6 +98,7 @@ class Results:
         return {
             "run": self.folder.name,
             "state": self.state,
+            "reason": self.reason,
             "trials": self.counts(),
             "epochs": self.run.epochs,
             "wasted_epochs": self.run.wasted_epochs,
@@ -115,7 +121,7 @@ def load_run(run: str | Path, runs: Path | None = None) -> Results:
 
     Raises RunError when there is no such run or its log cannot be read.
     """
-    folder = find_run(os.fspath(run), runs)
+    folder = find_run(run, runs)
     since = folder.locked_since()  # asked first: a driver that ends meanwhile has written its end
     folded = Run.read(folder.events)
     folded.check_begun(folder.path)

@@ -141,6 +141,8 @@ class Search:
         self._suggester = load_suggester(sweep)
         self._exhausted = False
         self._in_flight: set[int] = set()
+        self._cut_off: set[int] = set()
+        """Trials that would have gone on, had the budget or the target not ended the search before."""
         self._unfinished: deque[int] = deque()
         """Trials that are running and that nobody trains: their worker or driver went away, or turned to
         other work."""
@@ -169,8 +171,13 @@ class Search:
                 case Reported():
                     decision = search.asha.report(event.trial, event.epoch, search._signed(event.metrics))
                     # What its rung lets go on may stop all the same: all epochs, the target, the budget.
-                    if event.decision != decision and (decision, event.decision) != ("continue", "stop"):
-                        raise _decided_otherwise(event)
+                    if event.decision != decision:
+                        if (decision, event.decision) != ("continue", "stop"):
+                            raise _decided_otherwise(event)
+                        if event.epoch < sweep.epochs:
+                            search._cut_off.add(event.trial)
+                case Retried():
+                    search._cut_off.discard(event.trial)
                 case Promoted():
                     try:
                         search.asha.promote(event.trial)
@@ -240,11 +247,20 @@ class Search:
             died = f"its worker died {LOST_WORKERS} times in a row"
             self.finish(Ended(trial, "failed", f"{died}; the last time: {reason}"))
 
-    def retry_failed(self) -> None:
-        """Hand out all trials that failed once more, each from its last checkpoint."""
-        failed = [trial.number for trial in self.run.trials.values() if trial.status == "failed"]
-        if failed:
-            self._record(*(Retried(time=self._clock(), trial=trial) for trial in failed))
+    def take_up_again(self, failed: bool = False) -> None:
+        """Hand out once more, each from its last checkpoint, the trials that a budget or target cut off which
+        no longer does; and with ``failed`` all that failed."""
+        if self.over():
+            return
+        trials = [
+            trial.number
+            for trial in self.run.trials.values()
+            if (trial.status == "failed" and failed)
+            or (trial.status == "stopped" and trial.number in self._cut_off)
+        ]
+        if trials:
+            self._cut_off.difference_update(trials)
+            self._record(*(Retried(time=self._clock(), trial=trial) for trial in trials))
 
     def give_back(self, trial: int) -> None:
         """A trial in flight goes on, and its worker turned to other work: it is handed out again."""

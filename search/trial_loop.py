@@ -5,12 +5,13 @@ so that a bad configuration can be stopped before its folds are all paid for, an
 the two or three rows that one fold has of it (see ``score_folds``).
 """
 
+import logging
 import os
 import tempfile
 import time
 import traceback
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from trainers.catalog import load_trainer
 from trainers.contract import Epoch, Fold, Infeasible
 from trainers.metrics import METRICS, score_folds
 
+_LOG = logging.getLogger(__name__)
 NO_REASON = "no reason was given"
 SAVING_SHARE = 0.02
 """At most this part of the training time goes into checkpoints nobody asked for."""
@@ -117,7 +119,7 @@ class Worker:
         with ExitStack() as stack:
             in_step = [
                 stack.enter_context(
-                    closing(trainer.train(settings, fold, start and fold_folder(start, number)))
+                    _closing(trainer.train(settings, fold, start and fold_folder(start, number)))
                 )
                 for number, fold in enumerate(seeded(training.folds, stretch.seed), 1)
             ]
@@ -149,6 +151,18 @@ class Worker:
                     checkpoint=self.saving.save(epochs, score) if saves else None,
                     probabilities=np.concatenate(probabilities) if is_best else None,
                 )
+
+
+@contextmanager
+def _closing(epochs: Generator[Epoch, float, None]) -> Iterator[Generator[Epoch, float, None]]:
+    """What a trainer fails to clean up costs neither the trial, which has its scores, nor the run."""
+    try:
+        yield epochs
+    finally:
+        try:
+            epochs.close()
+        except Exception:
+            _LOG.warning("the trainer failed to clean up after a trial", exc_info=True)
 
 
 def use_threads(num_threads: int) -> None:

@@ -112,6 +112,7 @@ class WorkerPool:
 
     def lose(self, name: str, reason: str) -> None:
         """The worker died. Raises RunFailed when none works and none starts, as another would not either."""
+        self._idle_since.pop(name, None)
         place = self._places.pop(name, None)
         if place is None:
             self._lose_stillborn(name, reason)

@@ -64,11 +64,16 @@ def _made(spec: str | Mapping[str, Any]) -> Trainer:
     if faults:
         raise SpaceError(*faults)
     try:
-        return make(**options)
+        made = make(**options)
     except SpaceError:
         raise  # it says what is wrong
     except Exception as error:  # a trainer of the user's own
         raise _fault(f"{trainer_name(spec)!r} cannot be made: {first_line(error)}") from error
+    if missing := [name for name in ("Settings", "check", "load") if not hasattr(made, name)]:
+        raise _fault(
+            f"{trainer_name(spec)!r} is no trainer: it has no {', '.join(missing)}; see trainers/contract.py"
+        )
+    return made
 
 
 def _maker(spec: str | Mapping[str, Any]) -> tuple[Callable[..., Trainer], dict[str, Any]]:
@@ -95,8 +100,9 @@ def _named(name: str) -> Callable[..., Trainer]:
     if not hasattr(there, attribute):
         raise _fault(f"module {module} has no {attribute!r}; a trainer is named module:Class")
     made_by = getattr(there, attribute)
-    if not hasattr(made_by, "train"):
-        raise _fault(f"{name!r} is no trainer: it has no method train; see trainers/contract.py")
+    if not isinstance(made_by, type) or not hasattr(made_by, "train"):
+        what = "it has no method train" if isinstance(made_by, type) else "it is no class"
+        raise _fault(f"{name!r} is no trainer: {what}; see trainers/contract.py")
     return cast(Callable[..., Trainer], made_by)
 
 

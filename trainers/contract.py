@@ -11,6 +11,8 @@ from pydantic import BaseModel
 
 WEIGHTS = "weights"
 """The folder of an exported model that ``Trainer.load`` reads."""
+ROWS = "rows.npz"
+"""Among them, of a trainer that can only load by fitting again: the training rows."""
 KEPT_STRUCTURES = 8
 """Of so many structures that it trained last (see ``Trainer``) a worker may keep what it built."""
 

@@ -387,8 +387,10 @@ def _listed(param: Any) -> tuple[Value, ...] | None:
     values = _steps(param)
     if values is None:
         return None
-    # 0.1 * 3 is 0.30000000000000004
-    return tuple(round(value) if is_int else float(f"{value:.12g}") for value in values)
+    if is_int:
+        return tuple(map(round, values))
+    short = (float(f"{value:.12g}") for value in values)  # 0.1 * 3 is 0.30000000000000004
+    return tuple(min(max(value, param.min_value), param.max_value) for value in short)  # but 1/3 is not less
 
 
 def _steps(param: Any) -> list[float] | None:

@@ -183,9 +183,9 @@ FEW_ROWS = 30
 """With fewer rows of a class than this its recall's interval may be a third wide: it says next to nothing."""
 
 
-def standard_error(metric: str, confusion: NDArray[np.integer[Any]]) -> float:
+def standard_error(metric: str, confusion: NDArray[np.integer[Any]], repeat: int = 1) -> float:
     """How far a metric would vary over other rows of the same classes, at least one row's worth; 0 where it
-    does not follow from the (K, K) counts, rows true.
+    does not follow from the (K, K) counts, rows true, which hold each row ``repeat`` times.
 
     By bootstrap (Efron, Annals of Statistics 7, 1979): the decisions on each class are drawn anew, 200 times,
     from those that there were.
@@ -195,7 +195,8 @@ def standard_error(metric: str, confusion: NDArray[np.integer[Any]]) -> float:
     rows = confusion.sum(axis=1)
     shares = confusion / np.maximum(rows, 1)[:, None]
     drawn = np.random.default_rng(0).multinomial(rows, shares, size=(200, len(rows)))
-    return max(float(np.std([of_decisions(counts)[metric] for counts in drawn])), 1 / rows.sum())
+    varies = float(np.std([of_decisions(counts)[metric] for counts in drawn])) * repeat**0.5
+    return max(varies, repeat / float(rows.sum()))
 
 
 def wilson(hits: float, rows: int) -> tuple[float, float]:

@@ -1,6 +1,8 @@
 """Classifiers of scikit-learn: those that can go on yield an epoch after each part, the others yield once."""
 
+import importlib.metadata
 import json
+import logging
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +16,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from spaces.params import Fault, SpaceError, did_you_mean
-from trainers.contract import Epoch, Fold, Infeasible, TrainError
+from trainers.contract import ROWS, Epoch, Fold, Infeasible, TrainError
 from trainers.imports import first_line, import_for
 from trainers.rebalance import class_weights
 
+_LOG = logging.getLogger(__name__)
 _MOST_ROWS_AT_ONCE = 4096  # when predicting, so that memory stays bounded
 
 
@@ -42,7 +45,7 @@ class _Rebalancing(_Settings):
         1.0,
         ge=0,
         le=1,
-        description="how far class_weight goes: 0 not at all, 1 until all classes count alike",
+        description="how far class_weight goes: 0 not at all, 1 until classes count alike, up to 50 times",
     )
 
 
@@ -191,7 +194,12 @@ class SklearnTrainer:
 
     def load(self, folder: Path) -> SklearnPredictor:
         about = _read_about(folder, self.name)
-        with np.load(folder / "rows.npz", allow_pickle=False) as rows:
+        if (then := about.get("scikit-learn", _version())) != _version():
+            _LOG.warning(
+                "%s was fitted by scikit-learn %s and is fitted again by %s: it may predict otherwise",
+                *(folder, then, _version()),
+            )
+        with np.load(folder / ROWS, allow_pickle=False) as rows:
             x, y = rows["x"], rows["y"]
         everything = np.arange(len(x))
         fold = Fold(
@@ -235,7 +243,7 @@ class SklearnTrainer:
             self._fit_epoch(fitting, number)
 
     def _save(self, fitting: _Fitting, number: int, folder: Path, score: float) -> None:
-        np.savez(folder / "rows.npz", x=fitting.fold.x_train, y=fitting.fold.y_train)
+        np.savez(folder / ROWS, x=fitting.fold.x_train, y=fitting.fold.y_train)
         _write_about(folder, self.name, fitting, number)
 
 
@@ -547,8 +555,13 @@ def _write_about(folder: Path, trainer: str, fitting: _Fitting, number: int) -> 
         "scale": fitting.fold.scale,
         "seed": fitting.fold.seed,
         "epoch": number,
+        "scikit-learn": _version(),
     }
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def _version() -> str:
+    return importlib.metadata.version("scikit-learn")
 
 
 def _read_about(folder: Path, trainer: str) -> dict[str, Any]:

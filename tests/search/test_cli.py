@@ -1,7 +1,9 @@
 """The command as its user meets it: output, exit codes, and one clear line for every bad input."""
 
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import pytest
 from search import load_run, load_sweep, run_sweep
 from search.cli import main
 from search.driver import load_checked_sweep
-from search.events import RunFailed
+from search.events import Event, EventLog, RunFailed
 from spaces.params import SpaceError
 from tests.search.conftest import make_sweep
 from tests.search.test_events import started
@@ -169,6 +171,34 @@ def test_run_name_taken(bad: Callable[..., list[str]], runs: Path, tmp_path: Pat
     assert (runs / "tiny" / "events.jsonl").read_bytes() == before
 
 
+def test_folder_of_something_else_is_no_run_to_go_on_with(
+    bad: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "sweep.yaml").write_text(make_sweep().to_yaml())
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "idea.txt").touch()
+    (fault,) = bad("run", tmp_path / "sweep.yaml", "--runs", tmp_path, "--name", "notes")
+    assert "holds something else" in fault and "resume" not in fault
+
+
+def test_path_is_the_run_that_lies_there(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_log(tmp_path / "runs" / "runs" / "tiny", started())
+    shutil.copytree(runs / "tiny", tmp_path / "runs" / "tiny")
+    assert load_run(Path("runs/tiny")).run.trials
+    assert main(["resume", "tiny", "--trials", "13", "--runner", "local"]) == 0
+    assert len(load_run("tiny").run.trials) == 13
+    assert "macro" in capsys.readouterr().out, "its leaderboard"
+
+
+def write_log(folder: Path, event: Event) -> None:
+    folder.mkdir(parents=True)
+    with EventLog(folder / "events.jsonl") as log:
+        log.append(event)
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "-x", "a b", "x" * 65])
 def test_run_name_that_is_none(bad: Callable[..., list[str]], tmp_path: Path, name: str) -> None:
     (tmp_path / "sweep.yaml").write_text(make_sweep().to_yaml())
@@ -203,6 +233,7 @@ def test_status_and_best_in_words_and_json(runs: Path, capsys: pytest.CaptureFix
     assert main(["status", "tiny", "--runs", str(runs), "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
     assert status["run"] == "tiny" and status["state"] == "complete"
+    assert status["reason"] == "all trials are done"
     assert set(status["trials"]) >= {"complete", "stopped", "failed", "infeasible", "running"}
     assert sum(status["trials"].values()) == 12 and status["trials"]["running"] == 0
     assert main(["best", "tiny", "--runs", str(runs), "--top", "3", "--json"]) == 0
@@ -326,11 +357,31 @@ def test_run_shows_progress_its_leaderboard_and_what_to_do_next(tmp_path: Path) 
     )
     last = ended.stderr.splitlines()[-1]
     assert last.startswith("trials 12/12: ") and "0 running" in last and "0 failed" in last
-    assert "best macro_f1" in last and "rung 1: 12" in last and "left" in last
+    assert "best macro_f1" in last and "rung 1: 12" in last and "left" not in last
     best = load_run(tmp_path / "shown").best()[0]
     assert f"{best.best_value:.4f}" in ended.stdout and "worst" in ended.stdout
     for command_of_the_next in ("rungwise best", "rungwise resume", "rungwise dashboard"):
         assert f"{command_of_the_next} " in ended.stdout
+
+
+def test_nobody_need_read_what_is_printed(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(make_sweep().to_yaml())
+
+    def unread(stream: str, *command: object) -> int:
+        """The exit code of a command one of whose streams nobody reads."""
+        reader, writer = os.pipe()
+        os.close(reader)
+        streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: writer}
+        arguments = [sys.executable, "-m", "search", *map(str, command)]
+        ended = subprocess.run(arguments, cwd=Path(__file__).parents[2], **streams)
+        os.close(writer)
+        return ended.returncode
+
+    where = ("--runs", tmp_path, "--name", "x", "--runner", "local")
+    assert unread("stderr", "run", tmp_path / "sweep.yaml", *where) == 0
+    assert load_run(tmp_path / "x").state == "complete"
+    for command in ("best", "status"):
+        assert unread("stdout", command, runs / "tiny") == 0
 
 
 def test_plan_in_words_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

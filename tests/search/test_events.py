@@ -121,6 +121,13 @@ def test_damage_inside_the_log_is_named(tmp_path: Path) -> None:
         list(read_events(path))
 
 
+def test_report_of_a_trial_that_never_started_is_damage(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "log") as log:
+        log.append(started(), Promoted(trial=5))
+    with pytest.raises(RunError, match="damaged at byte .*'promoted' needs 5, not there"):
+        Run.read(tmp_path / "log")
+
+
 @pytest.mark.parametrize(
     "line", ['{"kind": "sweep_started", "format": 99}', '{"kind": "teleported", "trial": 1}']
 )

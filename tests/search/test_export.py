@@ -309,10 +309,13 @@ def test_columns_of_a_compressed_table_are_told(run: Run, tmp_path: Path) -> Non
     lines = [f"{y[i]},{i},{a:.3f},{b:.3f}" for i, (a, b) in enumerate(chance.normal(size=(60, 2)))]
     path = tmp_path / "rows.csv.gz"
     with gzip.open(path, "wt") as file:
-        file.write("\n".join(["label,number,left, right", *lines]))
-    dataset = {"kind": "csv", "path": str(path), "label": "label", "drop": ["number"]}
+        file.write("\n".join([" label,number,left, right", *lines, lines[0]]))
+    dataset = {"kind": "csv", "path": str(path), "label": " label", "drop": ["number"]}
     about = read_about(export_trial(run(dataset=dataset), 1, tmp_path / "model"))
-    assert about.input.columns == ("left", "right")
+    assert (about.input.columns, about.input.label) == (("left", "right"), "label")
+    assert any("copies" in note or "copy" in note for note in about.notes) and about.notes[0] in model_card(
+        about
+    )
 
 
 @pytest.mark.slow
@@ -387,6 +390,7 @@ def test_card_of_images_says_how_to_ask(tmp_path: Path) -> None:
     run_sweep(about_knn, tmp_path / "run", "local")
     card = (export_trial(load_run(tmp_path / "run"), None, tmp_path / "model") / "README.md").read_text()
     assert "images of 8x8, grey" in card and "--grid out.png" in card
+    assert "`weights/rows.npz` holds the training rows" in card and "copies" not in card
     assert len(predict(tmp_path / "model", [_png(tmp_path)])) == 1
 
 

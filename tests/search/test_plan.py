@@ -432,10 +432,14 @@ def test_trials_at_a_time_are_bounded_by_gpus_too(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("search.plan.no_gpu", lambda: "it trains on the CPU")
     assert "a trial asks for 1 GPUs, this machine has 0: times are those of its CPUs" in planned(1).warnings
     (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 16)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     plans = [planned(gpu) for gpu in (1, 0.25, 0)]
     assert [plan.cost.parallel for plan in plans if plan.cost] == [1, 4, 12]
     assert ["it trains on the CPU" in plan.warnings for plan in plans] == [True, True, False]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    hidden = make_plan(make_sweep(dataset=rows, epochs=3, resources={"gpu": 1}), tmp_path, measure=False)
+    assert "a trial asks for 1 GPUs, this machine has 0: it cannot run here" in hidden.warnings
 
 
 class Wordless(Softmax):

@@ -109,6 +109,16 @@ def test_folder_per_class_gives_known_labels(images: Path, folder_of_digits: Pat
     assert predictions.verdict == ": 1 of 5 with known labels are wrong"
 
 
+def test_topmost_folder_of_a_class_gives_the_label_as_for_training(images: Path, tmp_path: Path) -> None:
+    for folder in ("0/1", "0/deep/er", "others/1"):
+        save_image(tmp_path / "3" / folder / "a.png", digit(0)[0])
+    known = predict(images, [tmp_path / "3"]).known
+    assert known == ("0", "0", "1")
+    (tmp_path / "3" / "more").mkdir()
+    save_image(tmp_path / "3" / "more" / "a.png", digit(0)[0])
+    assert predict(images, [tmp_path / "3"]).known == ("0", "0", "3", "1")
+
+
 def test_folders_are_searched_as_for_training(images: Path, folder_of_digits: Path) -> None:
     for hidden in ("__MACOSX/0", ".trash/0"):
         shutil.copytree(folder_of_digits / "0", folder_of_digits / hidden)

@@ -225,11 +225,15 @@ def test_nothing_is_retried_where_nothing_more_would_be_trained(tmp_path: Path) 
     run, local = tmp_path / "x", ("--runner", "local")
     ended = rungwise("run", tmp_path / "sweep.yaml", "--name", "x", "--runs", tmp_path, *local)
     assert load_run(run).counts()["failed"] == 1 and "--retry-failed" not in ended.stdout
+    assert "rungwise resume" in ended.stdout and "--set budget.target=null" in ended.stdout
     before = (run / "events.jsonl").read_bytes()
     refused = rungwise("resume", run, "--retry-failed", *local)
     assert refused.returncode == 2 and "reached the target of 0.1: nothing would be tried" in refused.stderr
     assert (run / "events.jsonl").read_bytes() == before
-    assert rungwise("resume", run, "--retry-failed", "--set", "budget.target=null", *local).returncode == 0
+    assert "complete: trial 2 reached the target of 0.1\n" in rungwise("status", run).stdout
+    ended = rungwise("resume", run, "--retry-failed", "--set", "budget.target=null", *local)
+    assert ended.returncode == 0 and "rungwise resume" in ended.stdout and "--trials" not in ended.stdout
+    assert load_run(run).counts()["complete"] == 1, "the one that had reached the target goes on"
 
 
 class Threads(Softmax):

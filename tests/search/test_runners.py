@@ -317,6 +317,14 @@ def test_worker_that_comes_too_late_for_any_work_leaves_at_once_unless_it_is_the
     ]
 
 
+def test_idle_worker_that_dies_is_nobody_who_waits_for_work(tmp_path: Path) -> None:
+    pool, _ = pool_of(tmp_path, {"CPU": 2.0}, trials=1)
+    for name in ("first", "second"):
+        assert pool.hear(name, Told(), Said()) == "CONTINUE"
+    pool.lose("second", "preempted")
+    assert pool.hear("third", Told(), Said()) == "CONTINUE", "the only idle one"
+
+
 @pytest.mark.parametrize(
     ("cpu", "gpu", "fit"), [(1, 0, 2), (2, 0, 1), (0.2, 0, 10), (0.1, 0.1, 10), (0.5, 0.2, 4)]
 )

@@ -182,7 +182,7 @@ def test_failed_trial_that_is_retried_goes_on_and_the_log_alone_says_so(suggeste
         assert (stretch := search.next_trial())
         search.report(Report(stretch.trial, 1, {"macro_f1": 0.5}, checkpoint={}))
     search.finish(Ended(1, "failed", "no such op"))
-    search.retry_failed()
+    search.take_up_again(failed=True)
     assert search.run.trials[1].status == "running"
     assert (again := search.next_trial())
     assert (again.trial, again.start, again.reported) == (1, 1, 1)
@@ -193,6 +193,53 @@ def test_failed_trial_that_is_retried_goes_on_and_the_log_alone_says_so(suggeste
     replayed = Search.replay(search.sweep, log, log.append)
     assert statuses(replayed) == statuses(search)
     assert replayed._suggester.suggest(21) == search._suggester.suggest(21)
+
+
+@pytest.mark.parametrize("suggester", SUGGESTERS)
+def test_trials_that_a_target_cut_off_go_on_where_it_is_no_longer_one(suggester: str) -> None:
+    sections = {"search": {"suggester": suggester, "trials": 4, "seed": 0}, "asha": "off"}
+    search, log = start(make_sweep(**sections, budget={"target": 0.9}))
+    for _ in range(2):
+        assert search.next_trial()
+    assert search.report(Report(1, 1, {"macro_f1": 0.95}, checkpoint={})) == "stop"
+    assert search.report(Report(2, 1, {"macro_f1": 0.1})) == "stop"
+    assert statuses(search) == {"stopped": 2}
+    same = Search.replay(search.sweep, log, lambda *events: log.extend(events))
+    same.take_up_again()
+    assert same.next_trial() is None and statuses(same) == {"stopped": 2}
+
+    beyond = Search.replay(make_sweep(**sections), log, lambda *events: log.extend(events))
+    beyond.take_up_again()
+    stretches = [beyond.next_trial() for _ in range(2)]
+    assert [(s.trial, s.start, s.reported) for s in stretches if s] == [(1, 1, 1), (2, 0, 1)]
+    for trial in (1, 2):
+        beyond.give_back(trial)  # to those who work from here on
+    drive(beyond)
+    assert statuses(beyond) == {"complete": 4}
+    replayed = Search.replay(beyond.sweep, log, lambda *events: log.extend(events))
+    replayed.take_up_again()
+    assert statuses(replayed) == {"complete": 4} and replayed.next_trial() is None
+
+
+def test_trials_that_a_rung_stopped_do_not_go_on_with_those_that_time_cut_off() -> None:
+    now = 0.0
+    sections: dict[str, Any] = {"asha": {"grace": 1, "reduction": 2, "rule": "stop"}}
+    search, log = start(make_sweep(**sections, budget={"minutes": 1}), clock=lambda: now)
+    for _ in range(3):
+        assert search.next_trial()
+    assert search.report(Report(1, 1, {"macro_f1": 0.5})) == "continue"
+    assert search.report(Report(2, 1, {"macro_f1": 0.1})) == "stop"
+    now = 61.0
+    assert search.report(Report(1, 2, {"macro_f1": 0.6})) == "stop"
+    assert search.report(Report(3, 1, {"macro_f1": 0.6})) == "stop"
+    longer = Search.replay(
+        make_sweep(**sections, budget={"minutes": 2}),
+        log,
+        lambda *events: log.extend(events),
+        clock=lambda: now,
+    )
+    longer.take_up_again()
+    assert [longer.run.trials[number].status for number in (1, 2, 3)] == ["running", "stopped", "running"]
 
 
 def test_trial_whose_worker_dies_goes_on_elsewhere_and_fails_the_third_time() -> None:

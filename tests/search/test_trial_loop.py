@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from tests.tiny import Softmax
 from trainers.contract import Epoch, Fold
 
 
-def worker(epochs: int = 6, num_folds: int = 1, objective: str = "macro_f1") -> Worker:
+def worker(
+    epochs: int = 6, num_folds: int = 1, objective: str = "macro_f1", trainer: str = "tests.tiny:Softmax"
+) -> Worker:
     chance = np.random.default_rng(0)
     y = np.arange(90) % 3
     x = (chance.normal(size=(3, 4))[y] + 0.5 * chance.normal(size=(90, 4))).astype(np.float32)
@@ -27,9 +30,7 @@ def worker(epochs: int = 6, num_folds: int = 1, objective: str = "macro_f1") -> 
         for train in [np.setdiff1d(np.arange(90), valid)]
     )
     return Worker(
-        Training(
-            "tests.tiny:Softmax", objective, {}, threads=1, folds=folds, y_valid=tuple(y[cut] for cut in cuts)
-        )
+        Training(trainer, objective, {}, threads=1, folds=folds, y_valid=tuple(y[cut] for cut in cuts))
     )
 
 
@@ -47,6 +48,23 @@ def test_trial_reports_every_epoch_and_then_its_end() -> None:
     assert [report.epoch for report in reports(epochs)] == [1, 2, 3, 4, 5, 6]
     assert end == Ended(1, "complete")
     assert all(np.sum(report.confusion) == 30 for report in reports(epochs))
+
+
+class Untidy(Softmax):
+    """Fails to clean up."""
+
+    def train(self, settings: Any, fold: Fold, start: Path | None) -> Generator[Epoch, float, None]:
+        try:
+            yield from super().train(settings, fold, start)
+        finally:
+            raise OSError("the pool is gone")
+
+
+def test_trainer_that_fails_to_clean_up_costs_no_trial(caplog: pytest.LogCaptureFixture) -> None:
+    messages = worker(trainer="tests.search.test_trial_loop:Untidy").train(stretch(), None)
+    assert isinstance(next(messages), Report)
+    messages.close()
+    assert "failed to clean up" in caplog.text and "the pool is gone" in caplog.text
 
 
 def test_worker_calculates_with_its_threads_though_numpy_was_loaded_before() -> None:

@@ -30,6 +30,14 @@ def faults(**sections: Any) -> list[str]:
     return [str(fault) for fault in trainer_faults({**GOOD, **sections})]
 
 
+class Half:
+    """Cannot load what it trains, and says nothing of its settings."""
+
+    def check(self) -> None: ...
+
+    def train(self) -> None: ...
+
+
 class Needy(Softmax):
     def __init__(self, path: str) -> None: ...
 
@@ -70,7 +78,10 @@ def test_any_importable_class_is_a_trainer() -> None:
         (":Trainer", "cannot import"),
         ("trainers.sklearn_trainer:KMMTrainer", "has no 'KMMTrainer'"),
         ("trainers.sklearn_trainer:", "has no ''"),
-        ("json:dumps", "'json:dumps' is no trainer"),
+        ("json:dumps", "'json:dumps' is no trainer: it is no class"),
+        ("tests.trainers.test_catalog:GOOD", "is no trainer: it is no class"),
+        ("json:JSONDecoder", "is no trainer: it has no method train"),
+        ("tests.trainers.test_catalog:Half", "Half' is no trainer: it has no Settings, load; see"),
         (".tiny:Softmax", "cannot import"),
         ("tests.faulty_trainer:Trainer", "cannot import the module .*: NameError: name 'undefined' is not"),
         ("tests.trainers.test_catalog:Needy", "'tests.*Needy' cannot be made: TypeError: .*'path'"),

@@ -13,7 +13,7 @@ from spaces.params import SpaceError
 from spaces.sweep import Sweep, load_sweep
 from trainers.contract import Epoch, Fold, Infeasible, TrainError
 from trainers.hypermodel import HyperModelTrainer
-from trainers.hypermodel_space import find_space, fixed_of, hypermodel_yaml, space_of
+from trainers.hypermodel_space import _listed, find_space, fixed_of, hypermodel_yaml, space_of
 
 MakeFold = Callable[..., Fold]
 
@@ -102,6 +102,18 @@ def test_yaml_loads_as_part_of_a_sweep_whose_draws_are_settings(name: str, tmp_p
     for _ in range(50):
         drawn = {**sweep.fixed, **sweep.space.sample(rng)}
         assert drawn.items() <= settings(**drawn).model_dump().items()
+
+
+def test_steps_that_are_no_short_numbers_stay_within_the_range() -> None:
+    import keras_tuner
+
+    drawn = keras_tuner.HyperParameters()
+    drawn.Float("low", 1 / 3, 1.0, step=1 / 3)
+    drawn.Float("high", 0.0, 2 / 3, step=1 / 3)
+    assert [_listed(param) for param in drawn.space] == [
+        (1 / 3, 0.666666666667, 1.0),
+        (0.0, 0.333333333333, 2 / 3),
+    ]
 
 
 def test_yaml_says_what_it_cannot_say() -> None:

@@ -176,5 +176,8 @@ def test_standard_error_is_that_of_the_rows_a_metric_hangs_on():
     assert standard_error("macro_f1", np.array([[3, 0], [0, 297]])) == 1 / 300, (
         "one row might have been wrong"
     )
+    perfect = np.array([[30, 0], [0, 70]])
+    assert standard_error("accuracy", 4 * perfect, repeat=4) == standard_error("accuracy", perfect) == 1 / 100
+    assert standard_error("accuracy", 4 * balanced, repeat=4) == pytest.approx(0.015, rel=0.15)
     assert standard_error("mcc", np.array([[5, 5, 0], [0, 10, 0], [0, 0, 0]])) > 0.05, "a class without rows"
     assert standard_error("log_loss", balanced) == standard_error("macro_average_precision", balanced) == 0

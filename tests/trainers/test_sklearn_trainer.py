@@ -93,6 +93,18 @@ def test_resumed_and_loaded_are_the_same_as_straight(
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".npz"}
 
 
+def test_model_that_another_scikit_learn_fits_again_is_told(
+    fold: Fold, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer, file = ESTIMATORS["knn"](), tmp_path / "about.json"
+    last_epoch(trainer, trainer.Settings(), fold).save(tmp_path, 0.5)
+    trainer.load(tmp_path)
+    assert not caplog.records
+    file.write_text(json.dumps({**json.loads(file.read_text()), "scikit-learn": "0.1"}))
+    trainer.load(tmp_path)
+    assert "was fitted by scikit-learn 0.1 and is fitted again by" in caplog.text
+
+
 def test_a_class_missing_from_training_is_never_likely(
     made: tuple[SklearnTrainer, Any], fold: Fold, make_fold: MakeFold
 ) -> None:
