@@ -14,6 +14,7 @@ import pytest
 from search import load_run
 from search.events import RunError
 from tests.cluster import HEAD_IP, WORKER_IP, Cluster, running, two_node_cluster
+from tests.dashboard.browser import free_port, wait_until_open
 from tests.search.conftest import make_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +91,19 @@ def test_stopped_job_loses_nothing_and_another_job_goes_on(cluster: Cluster, tmp
     assert (tmp_path / "x" / "events.jsonl").read_bytes().startswith(log)
     after = load_run(tmp_path / "x")
     assert after.state == "complete" and len(after.run.trials) == 12
+
+
+def test_dashboard_is_a_job_on_the_head(cluster: Cluster, tmp_path: Path) -> None:
+    port = free_port()
+    command = ["python", "-m", "search", "dashboard", "--runs", tmp_path, "--port", port]
+    started = job(cluster, "submit", "--no-wait", "--", *command, working_dir=".", submission_id="board")
+    assert started.returncode == 0, started.stdout + started.stderr
+    try:
+        wait_until_open(port)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=10) as answer:
+            assert answer.read() == b"ok"
+    finally:
+        assert job(cluster, "stop", "board").returncode == 0
 
 
 def test_a_backend_that_a_sweep_names_is_that_of_its_worker_and_of_a_resume(
