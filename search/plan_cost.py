@@ -22,6 +22,8 @@ SIMULATED_TRIALS = 20_000
 NOTICEABLE_BYTES = 1_000_000
 GPUS = Path("/proc/driver/nvidia/gpus")
 """Where NVIDIA's driver has a folder for each."""
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+"""Where Linux tells a container of its share: microseconds that it may calculate in each so many."""
 
 
 @dataclass(frozen=True)
@@ -193,12 +195,19 @@ def _mean_reached(climbs: Sequence[_Climb], levels: Sequence[int], last: int) ->
 
 def machine() -> tuple[int, int]:
     """The CPUs and GPUs that a run has here: what this process is allowed and shown of them."""
-    from joblib import cpu_count  # scikit-learn's own, which knows of a container's share
-
     gpus, shown = len(list(GPUS.glob("*"))), os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is not None:
         gpus = min(gpus, sum(device.strip() not in ("", "-1") for device in shown.split(",")))
-    return cpu_count(), gpus
+    return _num_cpus(), gpus
+
+
+def _num_cpus() -> int:
+    cpus = os.cpu_count() or 1
+    try:
+        quota, period = map(int, CPU_MAX.read_text().split())
+    except (OSError, ValueError):  # no such file, or no limit: "max 100000"
+        return cpus
+    return min(cpus, max(1, quota // period))
 
 
 def cost_of(

@@ -19,7 +19,7 @@ from rich.console import Console
 from search.driver import load_checked_sweep, load_rows, run_sweep
 from search.events import RunError
 from search.plan import Plan, _num_structures, make_plan
-from search.plan_cost import Range, cost_of
+from search.plan_cost import Range, cost_of, machine
 from search.plan_page import plan_page
 from search.plan_samples import Sample, dry_draws
 from search.search import Report
@@ -432,11 +432,20 @@ def test_trials_at_a_time_are_bounded_by_gpus_too(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("search.plan.no_gpu", lambda: "it trains on the CPU")
     assert "a trial asks for 1 GPUs, this machine has 0: times are those of its CPUs" in planned(1).warnings
     (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
-    monkeypatch.setattr("joblib.cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr("search.plan_cost.CPU_MAX", tmp_path / "cpu.max")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     plans = [planned(gpu) for gpu in (1, 0.25, 0)]
     assert [plan.cost.parallel for plan in plans if plan.cost] == [1, 4, 12]
     assert ["it trains on the CPU" in plan.warnings for plan in plans] == [True, True, False]
+    for quota, cpus in (
+        ("max 100000", 16),
+        ("250000 100000", 2),
+        ("50000 100000", 1),
+        ("3200000 100000", 16),
+    ):
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+        assert machine() == (cpus, 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     hidden = make_plan(make_sweep(dataset=rows, epochs=3, resources={"gpu": 1}), tmp_path, measure=False)
     assert "a trial asks for 1 GPUs, this machine has 0: it cannot run here" in hidden.warnings
