@@ -176,8 +176,6 @@ class Search:
                             raise _decided_otherwise(event)
                         if event.epoch < sweep.epochs:
                             search._cut_off.add(event.trial)
-                case Retried():
-                    search._cut_off.discard(event.trial)
                 case Promoted():
                     try:
                         search.asha.promote(event.trial)
@@ -259,7 +257,6 @@ class Search:
             or (trial.status == "stopped" and trial.number in self._cut_off)
         ]
         if trials:
-            self._cut_off.difference_update(trials)
             self._record(*(Retried(time=self._clock(), trial=trial) for trial in trials))
 
     def give_back(self, trial: int) -> None:
@@ -388,6 +385,7 @@ class Search:
                 self._in_flight.discard(event.trial)
                 self._unfinished.append(event.trial)
             case Retried():
+                self._cut_off.discard(event.trial)
                 self._unfinished.append(event.trial)
                 self._suggester.retry(event.trial)
 

@@ -389,8 +389,9 @@ def _listed(param: Any) -> tuple[Value, ...] | None:
         return None
     if is_int:
         return tuple(map(round, values))
-    short = (float(f"{value:.12g}") for value in values)  # 0.1 * 3 is 0.30000000000000004
-    return tuple(min(max(value, param.min_value), param.max_value) for value in short)  # but 1/3 is not less
+    # 0.1 * 3 is 0.30000000000000004; and an end, such as 1/3, is not to be rounded out of the range
+    short = (float(f"{value:.12g}") for value in values)
+    return tuple(min(max(value, param.min_value), param.max_value) for value in short)
 
 
 def _steps(param: Any) -> list[float] | None:

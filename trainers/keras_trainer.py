@@ -79,7 +79,10 @@ class TrainingSettings(AugmentationSettings):
         "none", description="class_weight: rows of rarer classes count for more"
     )
     strength: Held[float] = Field(
-        1.0, ge=0, le=1, description="of rebalance; 0 = rows count equally, 1 = classes do, up to 50 times"
+        1.0,
+        ge=0,
+        le=1,
+        description="of rebalance; 0 = rows count equally, 1 = classes do, but no row over 50 of another",
     )
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
         "float32", description="of the layers' arithmetic; the mixed ones only pay on a GPU"

@@ -45,7 +45,7 @@ class _Rebalancing(_Settings):
         1.0,
         ge=0,
         le=1,
-        description="how far class_weight goes: 0 not at all, 1 until classes count alike, up to 50 times",
+        description="how far class_weight goes: 0 not at all, 1 until classes count alike or a row for 50",
     )
 
 
